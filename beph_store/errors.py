@@ -1,0 +1,122 @@
+"""Every error this library raises on purpose.
+
+    BephStoreError
+    ├── UsageError            an argument that cannot be meant; the caller must change it
+    │   └── MissingExtra      an optional dependency is not installed
+    ├── SlideError            one slide cannot be used; the run goes on without it
+    │   ├── SlideUnreadable   no reader opens the file, or a reader crashed on it
+    │   ├── MppMissing        the file does not say how large a pixel is
+    │   ├── MppImplausible    it says something that cannot be true
+    │   └── SlideChanged      the file differs from the one the store knows by this id
+    ├── EncoderError
+    │   ├── UnknownEncoder
+    │   ├── WeightsMismatch   tensors missing, left over, or of the wrong shape
+    │   ├── BundleInvalid     the folder is not an encoder bundle, or was altered
+    │   └── ParityFailed      an exported encoder does not reproduce its reference
+    ├── RuntimeUnavailable    the inference runtime cannot be used on this machine
+    └── StoreError
+        ├── NotAStore
+        ├── FormatUnknown     written by a version that this one does not know
+        ├── RecipeMismatch    vectors of another feature space
+        ├── VectorInvalid     a non-finite or all-zero embedding
+        ├── UnknownSlide
+        └── QueryError
+
+A message says what, which, and the cure, in one line. Messages come first and
+context is keyword-only, so that an error survives the way back from a worker process.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class BephStoreError(Exception):
+    """Base of every error raised on purpose."""
+
+    def __init__(
+        self, message: str, *, slide_id: str | None = None, path: str | Path | None = None
+    ) -> None:
+        super().__init__(message)
+        self.slide_id = slide_id
+        self.path = None if path is None else str(path)
+
+
+class UsageError(BephStoreError):
+    """An argument that cannot be meant."""
+
+
+class MissingExtra(UsageError):
+    """An optional dependency is not installed."""
+
+
+class SlideError(BephStoreError):
+    """One slide cannot be used."""
+
+
+class SlideUnreadable(SlideError):
+    """No reader opens the file, or a reader crashed on it."""
+
+
+class MppMissing(SlideError):
+    """The file does not say how large a pixel is."""
+
+
+class MppImplausible(SlideError):
+    """The stated pixel size cannot be true."""
+
+
+class SlideChanged(SlideError):
+    """The file differs from the one the store knows by this id."""
+
+
+class EncoderError(BephStoreError):
+    """An encoder cannot be loaded, exported or trusted."""
+
+
+class UnknownEncoder(EncoderError):
+    """No encoder of that name."""
+
+
+class WeightsMismatch(EncoderError):
+    """The tensors of a checkpoint do not fit the architecture one to one."""
+
+
+class BundleInvalid(EncoderError):
+    """The folder is not an encoder bundle, or was altered."""
+
+
+class ParityFailed(EncoderError):
+    """An exported encoder does not reproduce its reference."""
+
+
+class RuntimeUnavailable(BephStoreError):
+    """The inference runtime cannot be used on this machine."""
+
+
+class StoreError(BephStoreError):
+    """The store cannot do what was asked."""
+
+
+class NotAStore(StoreError):
+    """The folder is not a beph-store."""
+
+
+class FormatUnknown(StoreError):
+    """Written by a version that this one does not know."""
+
+
+class RecipeMismatch(StoreError):
+    """Vectors of another feature space."""
+
+
+class VectorInvalid(StoreError):
+    """A non-finite or all-zero embedding."""
+
+
+class UnknownSlide(StoreError):
+    """The store holds no slide of that id."""
+
+
+class QueryError(StoreError):
+    """A query that cannot be run."""

@@ -1,0 +1,205 @@
+"""The plain data that travels through the house. Read this first.
+
+All records are frozen; arrays are documented by shape, dtype and frame. Nothing here
+touches a file, a model or the terminal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beph_store.errors import UsageError
+from beph_store.geometry import Size, to_level0
+
+Status = Literal["done", "skipped", "empty", "failed"]
+MppSource = Literal["manifest", "declared", "vendor", "tiff", "ome", "dicom"]
+
+#: Values of a tile's ``read_status``.
+READ_OK = "ok"
+READ_FAILED = "unreadable"
+
+
+@dataclass(frozen=True, slots=True)
+class SlideInfo:
+    """One scanned file.
+
+    ``size_l0`` (width, height) in level-0 px; ``mpp_x``, ``mpp_y`` level-0 µm/px, square
+    within 1 %; ``mpp_source`` who said so; ``level_sizes`` (width, height) of every
+    pyramid level, level 0 first; ``fingerprint`` SHA-256 over the size and sampled
+    blocks of the content, hex.
+    """
+
+    slide_id: str
+    path: str
+    size_l0: Size
+    mpp_x: float
+    mpp_y: float
+    mpp_source: MppSource
+    level_sizes: tuple[Size, ...]
+    fingerprint: str
+
+    @property
+    def mpp(self) -> float:
+        """Level-0 µm/px, the mean of the two axes."""
+        return (self.mpp_x + self.mpp_y) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class TileSpec:
+    """How a slide is cut: tiles of ``tile_px`` px at ``mpp`` µm/px, every ``stride_px`` px.
+
+    ``stride_px`` larger than ``tile_px`` leaves gaps, smaller overlaps; both are legal.
+    A tile is kept when at least ``tissue_min`` (0–1) of it is tissue by ``tissue_method``.
+    """
+
+    tile_px: int
+    mpp: float
+    stride_px: int
+    tissue_min: float
+    tissue_method: str
+
+    def __post_init__(self) -> None:
+        if self.tile_px < 1 or self.stride_px < 1:
+            raise UsageError("tile size and stride must be at least 1 px")
+        if not self.mpp > 0:
+            raise UsageError("the tile mpp must be above 0 µm/px")
+        if not 0 <= self.tissue_min <= 1:
+            raise UsageError("the tissue minimum is a share between 0 and 1")
+
+    def footprint_l0(self, mpp_l0: float) -> int:
+        """Side of a tile in whole level-0 px on a slide of ``mpp_l0`` (off by half a px at most)."""
+        return max(1, round(to_level0(self.tile_px, self.mpp, mpp_l0)))
+
+    def stride_l0(self, mpp_l0: float) -> float:
+        """Step of the grid in level-0 px, not rounded, so that no error adds up along a slide."""
+        return to_level0(self.stride_px, self.mpp, mpp_l0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TissueMask:
+    """``mask`` (h, w) bool, True = tissue, covering the whole slide at ``mpp_x``, ``mpp_y`` µm per mask px."""
+
+    mask: NDArray[np.bool_]
+    mpp_x: float
+    mpp_y: float
+    method: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TileSet:
+    """The tiles of a slide in raster order; a tile's row here is its ``tile_index`` for ever.
+
+    ``origin_l0`` (N, 2) int32, top-left (x, y) in level-0 px; ``footprint_l0`` side of a
+    tile in level-0 px; ``tissue`` (N,) float32, share of the tile that is tissue.
+    N = 0 is legal: a slide without tissue.
+    """
+
+    slide_id: str
+    spec: TileSpec
+    origin_l0: NDArray[np.int32]
+    footprint_l0: int
+    tissue: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.origin_l0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TileBatch:
+    """Some tiles of one slide, as read.
+
+    ``tile_index`` (B,) int32; ``pixels`` (B, H, W, 3) uint8 RGB; ``ok`` (B,) bool, False where
+    the tile could not be read: its pixels are then meaningless and must not be encoded.
+    """
+
+    slide_id: str
+    tile_index: NDArray[np.int32]
+    pixels: NDArray[np.uint8]
+    ok: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.tile_index)
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSpec:
+    """All that is needed to use an encoder rightly, and to tell its vectors from any other's.
+
+    ``mean``, ``std`` per RGB channel on the 0–255 scale; ``mpp`` the scale it was trained
+    at; ``dim`` the length of an embedding; ``precision`` of the graph, fp32 or fp16.
+    """
+
+    name: str
+    variant: str
+    weights_sha256: str
+    tile_px: int
+    mpp: float
+    dim: int
+    pooling: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    precision: str
+    licence: str
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> EncoderSpec:
+        """The inverse of ``to_json``; unknown and missing fields are refused by name."""
+        return _from_json(cls, data)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Names a feature space: equal ``key`` = the same space, anything else is refused."""
+
+    tile: TileSpec
+    encoder: EncoderSpec
+    vector_dtype: str = "float16"
+    format: int = 1
+
+    @property
+    def key(self) -> str:
+        """First 16 hex digits of the SHA-256 of the canonical JSON."""
+        canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Recipe:
+        """The inverse of ``to_json``."""
+        parts = dict(data)
+        parts["tile"] = _from_json(TileSpec, parts["tile"])
+        parts["encoder"] = EncoderSpec.from_json(parts["encoder"])
+        return _from_json(cls, parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True)
+class SlideOutcome:
+    """What became of one slide in one run; every run ends with one of these a slide."""
+
+    slide_id: str
+    status: Status
+    tiles: int = 0
+    seconds: float = 0.0
+    error: str | None = None
+
+
+def _from_json(cls: Any, data: dict[str, Any]) -> Any:
+    names = {field.name for field in dataclasses.fields(cls)}
+    if set(data) != names:
+        odd = ", ".join(sorted(set(data) ^ names))
+        raise UsageError(f"{cls.__name__} record with missing or unknown fields: {odd}")
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})

@@ -1,0 +1,1 @@
+"""Operations on arrays: `reference` says what each one means."""

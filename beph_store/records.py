@@ -186,6 +186,25 @@ class Recipe:
         return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Embeddings:
+    """The stored tiles of one slide, unreadable ones left out; rows align.
+
+    ``tile_index`` (N,) int32; ``origin_l0`` (N, 2) int32, (x, y) in level-0 px; ``tissue`` (N,) float32;
+    ``vectors`` (N, D) float16.
+    """
+
+    slide_id: str
+    recipe_key: str
+    tile_index: NDArray[np.int32]
+    origin_l0: NDArray[np.int32]
+    tissue: NDArray[np.float32]
+    vectors: NDArray[np.float16]
+
+    def __len__(self) -> int:
+        return len(self.tile_index)
+
+
 @dataclass(frozen=True, slots=True)
 class SlideOutcome:
     """What became of one slide in one run; every run ends with one of these a slide."""

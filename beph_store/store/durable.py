@@ -1,0 +1,57 @@
+"""Bytes that survive a power cut. Lance neither syncs nor checks what it writes, so we do."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+
+def sync_file(path: Path) -> None:
+    """Flush a written file to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_folder(path: Path) -> None:
+    """Flush the names in a folder to the disk (a no-op where folders cannot be opened)."""
+    if os.name == "posix":
+        sync_file(path)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write aside, flush, rename: afterwards the file is there whole, or as it was before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with aside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """``write_atomic`` of indented JSON."""
+    write_atomic(path, json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False).encode())
+
+
+def sync_lance(dataset: Path, data_files: list[str]) -> None:
+    """Flush the named data files of a Lance dataset and its newest manifest to the disk."""
+    for name in data_files:
+        sync_file(dataset / "data" / name)
+    versions = dataset / "_versions"
+    newest = max(versions.glob("*.manifest"), key=lambda p: p.stat().st_mtime_ns, default=None)
+    if newest is not None:
+        sync_file(newest)
+    for folder in (dataset / "data", versions, dataset):
+        if folder.is_dir():
+            sync_folder(folder)

@@ -1,0 +1,157 @@
+"""Where everything in a store lies, and what its columns are.
+
+    S/
+      store.json                 {"format": 1, …}: what makes a folder a store
+      recipes/<key>.json         one feature space each: the recipe, the encoder's parity figures
+      slides.lance               the registry: one row a (recipe, slide), keyed; IT DECIDES what is complete
+      tiles/<key>.lance          one row a tile, one fragment a slide
+      rasters/<key>/<slide>.zarr thumbnail and tissue mask
+      runs/<run>.json            what was run, on what, how fast, with what outcome
+      staging/<key>/<slide>/     work in progress: vectors of slides not finished yet
+      locks/                     who is writing what right now; empty files
+
+A row of ``tiles`` exists for the reader only if the registry names its ``ingest_id``. Whatever a
+crash, a lost acknowledgement or a lost race leaves behind is therefore invisible, and harmless.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+#: Version of the layout and of every column below.
+FORMAT = 1
+#: Lance file version, pinned: a new default must be a decision, not an accident.
+LANCE_VERSION = "2.2"
+
+_PRIMARY_KEY = {"lance-schema:unenforced-primary-key": "true"}
+
+#: The registry. ``key`` is declared a primary key: without it two stale merge_inserts insert twice.
+REGISTRY = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False, metadata=_PRIMARY_KEY),
+        pa.field("recipe", pa.string(), nullable=False),
+        pa.field("slide_id", pa.string(), nullable=False),
+        pa.field("case_id", pa.string()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("tiles", pa.int64(), nullable=False),
+        pa.field("unreadable", pa.int64(), nullable=False),
+        pa.field("error", pa.string()),
+        pa.field("path", pa.string()),
+        pa.field("fingerprint", pa.string()),
+        pa.field("width_l0", pa.int64()),
+        pa.field("height_l0", pa.int64()),
+        pa.field("mpp_x", pa.float64()),
+        pa.field("mpp_y", pa.float64()),
+        pa.field("mpp_source", pa.string()),
+        pa.field("footprint_l0", pa.int32()),
+        pa.field("reader", pa.string()),
+        pa.field("ingest_id", pa.string()),
+        pa.field("replaces", pa.string()),
+        pa.field("sha256", pa.string()),
+        pa.field("seconds", pa.float64()),
+        pa.field("run", pa.string()),
+        pa.field("created_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+
+
+def tiles_schema(dim: int) -> pa.Schema:
+    """Columns of a tile table of ``dim``-long embeddings.
+
+    ``x``, ``y`` top-left in level-0 px; ``tissue`` share 0–1; ``read_status`` 'ok' or 'unreadable';
+    ``embedding`` float16, null exactly where ``read_status`` is not 'ok'.
+    """
+    return pa.schema(
+        [
+            pa.field("slide_id", pa.string(), nullable=False),
+            pa.field("tile", pa.int32(), nullable=False),
+            pa.field("x", pa.int32(), nullable=False),
+            pa.field("y", pa.int32(), nullable=False),
+            pa.field("tissue", pa.float32(), nullable=False),
+            pa.field("read_status", pa.string(), nullable=False),
+            pa.field("embedding", pa.list_(pa.float16(), dim)),
+            pa.field("ingest_id", pa.string(), nullable=False),
+        ]
+    )
+
+
+def registry_key(recipe_key: str, slide_id: str) -> str:
+    """Primary key of the registry."""
+    return f"{recipe_key}/{slide_id}"
+
+
+def slide_folder(slide_id: str) -> str:
+    """A file name for a slide id: readable, and unique through a hash of the whole id."""
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "_", slide_id)[:48].strip("._") or "slide"
+    return f"{readable}-{hashlib.sha256(slide_id.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
+
+
+def is_dataset(path: Path) -> bool:
+    """Whether a Lance table is there; its folder alone proves nothing, a crash may have left it."""
+    return any((path / "_versions").glob("*.manifest"))
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Every path of a store."""
+
+    root: Path
+
+    @property
+    def marker(self) -> Path:
+        """The file that makes a folder a store."""
+        return self.root / "store.json"
+
+    @property
+    def registry(self) -> Path:
+        """The keyed table of slides."""
+        return self.root / "slides.lance"
+
+    @property
+    def recipes(self) -> Path:
+        """Folder of recipe records."""
+        return self.root / "recipes"
+
+    @property
+    def runs(self) -> Path:
+        """Folder of run records."""
+        return self.root / "runs"
+
+    @property
+    def locks(self) -> Path:
+        """Folder of lock files."""
+        return self.root / "locks"
+
+    def recipe(self, key: str) -> Path:
+        """The record of one recipe."""
+        return self.recipes / f"{key}.json"
+
+    def tiles(self, key: str) -> Path:
+        """The tile table of one recipe."""
+        return self.root / "tiles" / f"{key}.lance"
+
+    def raster(self, key: str, slide_id: str) -> Path:
+        """The rasters of one slide."""
+        return self.root / "rasters" / key / f"{slide_folder(slide_id)}.zarr"
+
+    def staging(self, key: str) -> Path:
+        """Work in progress of one recipe."""
+        return self.root / "staging" / key
+
+    def slide_staging(self, key: str, slide_id: str) -> Path:
+        """Work in progress of one slide."""
+        return self.staging(key) / slide_folder(slide_id)
+
+    def slide_lock(self, key: str, slide_id: str) -> Path:
+        """Held by the process that ingests the slide."""
+        return self.locks / f"{key}-{slide_folder(slide_id)}.lock"
+
+    @property
+    def commit_lock(self) -> Path:
+        """Held for the moment of a commit."""
+        return self.locks / "commit.lock"

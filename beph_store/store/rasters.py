@@ -1,0 +1,62 @@
+"""Rasters of a slide in zarr v3: what is small, two-dimensional and looked at."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from beph_store.errors import StoreError, UnknownSlide
+from beph_store.records import TissueMask
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rasters:
+    """``thumbnail`` (h, w, 3) uint8 RGB of the whole slide; ``tissue`` its mask, perhaps of another size."""
+
+    thumbnail: NDArray[np.uint8]
+    tissue: TissueMask
+
+
+def write_rasters(path: Path, rasters: Rasters) -> None:
+    """Write aside and rename; rasters that are there are replaced."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        group = zarr.open_group(str(aside), mode="w", zarr_format=3)
+        _put(group, "thumbnail", rasters.thumbnail)
+        _put(group, "tissue", rasters.tissue.mask)
+        tissue = rasters.tissue
+        group["tissue"].attrs.update(
+            {"method": tissue.method, "mpp_x": tissue.mpp_x, "mpp_y": tissue.mpp_y, "frame": "whole slide"}
+        )
+        if path.exists():
+            shutil.rmtree(path)
+        aside.rename(path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def read_rasters(path: Path) -> Rasters:
+    """The rasters of a slide; UnknownSlide when there are none."""
+    if not path.exists():
+        raise UnknownSlide(f"no rasters at {path.name}: the slide was not ingested", path=path)
+    try:
+        group = zarr.open_group(str(path), mode="r")
+        thumbnail, mask = np.asarray(group["thumbnail"][...]), np.asarray(group["tissue"][...])
+        attrs = group["tissue"].attrs.asdict()
+    except (KeyError, ValueError, OSError) as error:
+        raise StoreError(f"the rasters at {path.name} are damaged: {error}", path=path) from error
+    return Rasters(
+        thumbnail, TissueMask(mask, float(attrs["mpp_x"]), float(attrs["mpp_y"]), str(attrs["method"]))
+    )
+
+
+def _put(group: zarr.Group, name: str, array: NDArray[np.generic]) -> None:
+    chunks = tuple(max(1, min(1024, side)) if axis < 2 else side for axis, side in enumerate(array.shape))
+    group.create_array(name, data=np.ascontiguousarray(array), chunks=chunks)

@@ -1,0 +1,133 @@
+"""The keyed registry: the one table that decides which slides are complete.
+
+Lance appends are not idempotent (the same fragments committed twice are there twice), but a
+``merge_insert`` on a declared primary key is. So tile rows are appended first and count for
+nothing until one registry row names their ``ingest_id``; of any number of writers that race for
+a slide, exactly one gets that row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import lance
+import pyarrow as pa
+
+from beph_store.records import SlideInfo, Status
+from beph_store.store.durable import sync_lance
+from beph_store.store.layout import LANCE_VERSION, REGISTRY, is_dataset, registry_key
+
+#: A finished slide is never overwritten, except by a row that names what it replaces.
+_MAY_UPDATE = "target.status = 'failed' OR target.ingest_id = source.replaces"
+
+
+@dataclass(frozen=True, slots=True)
+class SlideRow:
+    """One row of the registry: what the store knows of a slide under one recipe."""
+
+    recipe: str
+    slide_id: str
+    status: Status
+    tiles: int = 0
+    unreadable: int = 0
+    error: str | None = None
+    case_id: str | None = None
+    path: str | None = None
+    fingerprint: str | None = None
+    width_l0: int | None = None
+    height_l0: int | None = None
+    mpp_x: float | None = None
+    mpp_y: float | None = None
+    mpp_source: str | None = None
+    footprint_l0: int | None = None
+    reader: str | None = None
+    ingest_id: str | None = None
+    replaces: str | None = None
+    sha256: str | None = None
+    seconds: float | None = None
+    run: str | None = None
+    created_at: datetime = dataclasses.field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def key(self) -> str:
+        """Primary key."""
+        return registry_key(self.recipe, self.slide_id)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to do for this slide."""
+        return self.status in ("done", "empty")
+
+    def with_info(self, info: SlideInfo) -> SlideRow:
+        """The row with what a reader found out about the file."""
+        return dataclasses.replace(
+            self,
+            path=info.path,
+            fingerprint=info.fingerprint,
+            width_l0=info.size_l0[0],
+            height_l0=info.size_l0[1],
+            mpp_x=info.mpp_x,
+            mpp_y=info.mpp_y,
+            mpp_source=info.mpp_source,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON data; the time as ISO 8601."""
+        return {**dataclasses.asdict(self), "created_at": self.created_at.isoformat()}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> SlideRow:
+        """The inverse of ``to_json``."""
+        return cls(**{**data, "created_at": datetime.fromisoformat(data["created_at"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """The registry at ``path``; every call sees the newest version."""
+
+    path: Path
+
+    def create(self) -> None:
+        """Make the empty table unless it is there."""
+        if not is_dataset(self.path):
+            lance.write_dataset(
+                REGISTRY.empty_table(), str(self.path), mode="create", data_storage_version=LANCE_VERSION
+            )
+
+    def dataset(self) -> lance.LanceDataset:
+        """The newest version."""
+        return lance.dataset(str(self.path))
+
+    def table(self, recipe: str | None = None) -> pa.Table:
+        """All rows, or those of one recipe, in the order of slide ids."""
+        where = None if recipe is None else f"recipe = '{recipe}'"
+        return self.dataset().to_table(filter=where).sort_by([("recipe", "ascending"), ("slide_id", "ascending")])
+
+    def rows(self, recipe: str | None = None) -> list[SlideRow]:
+        """``table`` as records."""
+        names = [field.name for field in dataclasses.fields(SlideRow)]
+        return [SlideRow(**row) for row in self.table(recipe).select(names).to_pylist()]
+
+    def put(self, rows: Iterable[SlideRow]) -> None:
+        """Insert or update rows by key, in one version.
+
+        A row that says done or empty stays, unless the new row ``replaces`` its ingest id: calling
+        this twice, or from two processes, has the effect of calling it once.
+        """
+        data = [{**dataclasses.asdict(row), "key": row.key} for row in rows]
+        if not data:
+            return
+        (
+            self.dataset()
+            .merge_insert("key")
+            .when_matched_update_all(_MAY_UPDATE)
+            .when_not_matched_insert_all()
+            .execute(pa.Table.from_pylist(data, schema=REGISTRY))
+        )
+        newest = self.dataset().get_fragments()
+        sync_lance(self.path, [f.path for f in newest[-1].data_files()] if newest else [])

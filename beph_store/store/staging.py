@@ -1,0 +1,149 @@
+"""Work in progress: the vectors of a slide that is not finished, so that a kill costs seconds.
+
+A slide's folder under ``staging`` holds ``plan.json`` (which grid the vectors belong to), numbered
+parts, and at the end ``ready.json`` (a written but not yet committed Lance fragment). Every file is
+written aside, flushed and renamed, so what is listed is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beph_store.records import SlideInfo, TileSet
+from beph_store.store.durable import write_atomic, write_json
+from beph_store.store.registry import SlideRow
+from beph_store.store.vectors import to_float16
+
+_Part = tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.float16]]
+
+#: Seconds of vectors kept in memory only; what a kill can cost, beside the batches in flight.
+FLUSH_SECONDS = 8.0
+
+
+def plan_of(info: SlideInfo, tiles: TileSet) -> dict[str, Any]:
+    """What must be equal for staged vectors to belong to these tiles."""
+    digest = hashlib.sha256(np.ascontiguousarray(tiles.origin_l0, "<i4").data)
+    digest.update(np.ascontiguousarray(tiles.tissue, "<f4").data)
+    return {
+        "slide_id": info.slide_id,
+        "fingerprint": info.fingerprint,
+        "mpp": [info.mpp_x, info.mpp_y],
+        "tiles": len(tiles),
+        "grid_sha256": digest.hexdigest(),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A slide whose fragment is on disk and waits for the commit."""
+
+    row: SlideRow
+    fragments: list[dict[str, Any]]
+
+    def data_files(self) -> list[str]:
+        """Names of the data files under the table's ``data`` folder."""
+        return [file["path"] for fragment in self.fragments for file in fragment["files"]]
+
+
+class Spool:
+    """The vectors of one slide as they come, in any order, some of them perhaps from an earlier run."""
+
+    def __init__(self, folder: Path, plan: dict[str, Any], dim: int) -> None:
+        self._folder = folder
+        self._dim = dim
+        self._slide_id: str = plan["slide_id"]
+        self.done: NDArray[np.bool_] = np.zeros(plan["tiles"], dtype=bool)
+        self._pending: list[_Part] = []
+        self._flushed = time.monotonic()
+        if _read_json(folder / "plan.json") != plan:
+            shutil.rmtree(folder, ignore_errors=True)
+            write_json(folder / "plan.json", plan)
+        for index, _, _ in self._parts():
+            self.done[index] = True
+
+    @property
+    def resumed(self) -> int:
+        """Number of tiles that are already there."""
+        return int(self.done.sum())
+
+    def add(self, tile_index: NDArray[np.int32], ok: NDArray[np.bool_], vectors: NDArray[np.float32]) -> None:
+        """Take (B,) indices, (B,) ok and the (B, D) vectors; rows that are not ok are ignored.
+
+        Raises VectorInvalid for a vector that must not be stored.
+        """
+        half = np.zeros((len(tile_index), self._dim), np.float16)
+        half[ok] = to_float16(vectors[ok], slide_id=self._slide_id)
+        self._pending.append((tile_index.astype(np.int32), ok.copy(), half))
+        self.done[tile_index] = True
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Put what is in memory on the disk, for good."""
+        self._flushed = time.monotonic()
+        if not self._pending:
+            return
+        index, ok, vectors = (np.concatenate(part) for part in zip(*self._pending, strict=True))
+        buffer = io.BytesIO()
+        np.savez(buffer, index=index, ok=ok, vectors=vectors)
+        taken = [int(path.stem.removeprefix("part-")) for path in self._folder.glob("part-*.npz")]
+        write_atomic(self._folder / f"part-{max(taken, default=-1) + 1:05d}.npz", buffer.getvalue())
+        self._pending.clear()
+
+    def collect(self) -> tuple[NDArray[np.bool_], NDArray[np.float16]]:
+        """((N,) ok, (N, D) float16 vectors) of the whole slide in tile order."""
+        ok = np.zeros(len(self.done), bool)
+        vectors = np.zeros((len(self.done), self._dim), np.float16)
+        for index, part_ok, part in (*self._parts(), *self._pending):
+            ok[index] = part_ok
+            vectors[index] = part
+        return ok, vectors
+
+    def _parts(self) -> Iterator[_Part]:
+        for path in sorted(self._folder.glob("part-*.npz")):
+            try:
+                with np.load(path, allow_pickle=False) as part:
+                    arrays = part["index"], part["ok"], part["vectors"]
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+                path.unlink(missing_ok=True)  # damaged: its tiles are simply encoded again
+                continue
+            yield arrays
+
+
+def write_ready(folder: Path, ready: Ready) -> None:
+    """Record a finished fragment; from here on the slide needs no more work, only a commit."""
+    write_json(folder / "ready.json", {"row": ready.row.to_json(), "fragments": ready.fragments})
+    for part in folder.glob("part-*.npz"):
+        part.unlink(missing_ok=True)
+
+
+def read_ready(folder: Path) -> Ready | None:
+    """The finished fragment that an earlier run left uncommitted, if any."""
+    data = _read_json(folder / "ready.json")
+    if data is None:
+        return None
+    return Ready(SlideRow.from_json(data["row"]), data["fragments"])
+
+
+def discard(folder: Path) -> None:
+    """Forget a slide's work in progress."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None

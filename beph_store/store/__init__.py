@@ -1,1 +1,25 @@
-""""""
+"""The columnar store: one row a tile in Lance, a keyed registry that decides, rasters in zarr."""
+
+from beph_store.store.compact import CompactReport, compact
+from beph_store.store.query import query, write_parquet
+from beph_store.store.rasters import Rasters
+from beph_store.store.reader import RecipeRecord, RecipeSummary, Store
+from beph_store.store.registry import SlideRow
+from beph_store.store.verify import VerifyReport, verify
+from beph_store.store.writer import ClaimedSlide, RecipeWriter
+
+__all__ = [
+    "ClaimedSlide",
+    "CompactReport",
+    "Rasters",
+    "RecipeRecord",
+    "RecipeSummary",
+    "RecipeWriter",
+    "SlideRow",
+    "Store",
+    "VerifyReport",
+    "compact",
+    "query",
+    "verify",
+    "write_parquet",
+]

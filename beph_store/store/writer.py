@@ -82,7 +82,8 @@ class RecipeWriter:
         """Take the slide's lock, or None while another process has it."""
         lock = FileLock(self.layout.slide_lock(self.key, slide_id), timeout=0, thread_local=False)
         try:
-            lock.acquire()
+            with FileLock(self.layout.commit_lock):  # waits for `compact`, which must not meet a new claim
+                lock.acquire()
         except Timeout:
             return None
         claim = ClaimedSlide(slide_id, self.layout.slide_staging(self.key, slide_id), lock)

@@ -1,0 +1,114 @@
+"""Is the store what it says it is? Everything is read again and compared with the registry."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import lance
+import numpy as np
+
+from beph_store.errors import StoreError
+from beph_store.records import Recipe
+from beph_store.store.layout import is_dataset, tiles_schema
+from beph_store.store.reader import Store
+from beph_store.store.registry import SlideRow
+from beph_store.store.staging import read_ready
+
+
+@dataclass(slots=True)
+class VerifyReport:
+    """``problems`` make a store wrong; ``notes`` are leftovers that no reader sees."""
+
+    slides: int = 0
+    tiles: int = 0
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+
+def verify(store: Store, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
+    """Read every slide of every recipe and compare counts, order, values and hashes with the registry.
+
+    ``progress`` is called with (slides checked, slides in all).
+    """
+    report = VerifyReport()
+    recipes = {record.recipe.key: record.recipe for record in store.recipes()}
+    rows = store.registry.rows()
+    report.problems += [f"slide {k} is in the registry {n} times" for k, n in Counter(r.key for r in rows).items() if n > 1]
+    report.problems += [
+        f"slide {row.slide_id}: its recipe {row.recipe} is not in the store" for row in rows if row.recipe not in recipes
+    ]
+    done = [row for row in rows if row.status == "done" and row.recipe in recipes]
+    for number, row in enumerate(done, 1):
+        report.problems += [f"slide {row.slide_id} [{row.recipe}]: {what}" for what in _slide_problems(store, row)]
+        report.slides += 1
+        report.tiles += row.tiles
+        if progress:
+            progress(number, len(done))
+    for recipe in recipes.values():
+        _check_table(store, recipe, [row for row in done if row.recipe == recipe.key], report)
+    return report
+
+
+def _slide_problems(store: Store, row: SlideRow) -> Iterator[str]:
+    try:
+        table = store.slide_table(row)
+        if table.num_rows != row.tiles:
+            yield f"{table.num_rows} tiles, the registry says {row.tiles}"
+            return
+        index = np.sort(table.column("tile").to_numpy())
+        if not np.array_equal(index, np.arange(row.tiles)):
+            yield "tile numbers are not 0…N-1 once each"
+            return
+        rows = store.slide_rows(row)
+    except (OSError, ValueError, StoreError) as error:
+        yield f"its tiles cannot be read: {str(error).splitlines()[0]}"
+        return
+    if not np.isfinite(rows.vectors[rows.ok]).all():
+        yield "an embedding is not finite"
+    if not rows.vectors[rows.ok].any(axis=1).all():
+        yield "an embedding is all zero"
+    if int((~rows.ok).sum()) != row.unreadable:
+        yield f"{int((~rows.ok).sum())} unreadable tiles, the registry says {row.unreadable}"
+    if rows.sha256() != row.sha256:
+        yield "its content does not have the hash that was recorded when it was written"
+    if not store.layout.raster(row.recipe, row.slide_id).exists():
+        yield "its thumbnail and tissue mask are missing"
+
+
+def _check_table(store: Store, recipe: Recipe, done: list[SlideRow], report: VerifyReport) -> None:
+    path = store.layout.tiles(recipe.key)
+    if not is_dataset(path):
+        return
+    dataset = lance.dataset(str(path))
+    want = tiles_schema(recipe.encoder.dim)
+    if dataset.schema.names != want.names or dataset.schema.types != want.types:
+        report.problems.append(f"recipe {recipe.key}: the columns of its tile table are not those of this format")
+        return
+    hidden = dataset.count_rows() - sum(row.tiles for row in done)
+    if hidden > 0:
+        report.notes.append(f"recipe {recipe.key}: {hidden} rows that no slide refers to; `compact` removes them")
+    orphans = orphan_files(store, recipe.key)
+    if orphans:
+        size = sum(file.stat().st_size for file in orphans) / 1e6
+        report.notes.append(
+            f"recipe {recipe.key}: {len(orphans)} unreferenced data files ({size:.1f} MB) left by a "
+            "replaced slide or an interrupted run; `compact` removes them"
+        )
+
+
+def orphan_files(store: Store, key: str) -> list[Path]:
+    """Data files that neither the table nor a sealed slide refers to."""
+    path = store.layout.tiles(key)
+    used = {file.path for fragment in lance.dataset(str(path)).get_fragments() for file in fragment.data_files()}
+    for folder in store.layout.staging(key).glob("*"):
+        ready = read_ready(folder)
+        used.update(ready.data_files() if ready else ())
+    return [file for file in (path / "data").glob("*.lance") if file.name not in used]

@@ -56,7 +56,9 @@ class TileSpec:
     """How a slide is cut: tiles of ``tile_px`` px at ``mpp`` µm/px, every ``stride_px`` px.
 
     ``stride_px`` larger than ``tile_px`` leaves gaps, smaller overlaps; both are legal.
-    A tile is kept when at least ``tissue_min`` (0–1) of it is tissue by ``tissue_method``.
+    A tile is kept when at least ``tissue_min`` (0–1) of it is tissue by ``tissue_method``. ``limit`` keeps
+    at most that many of a slide's tiles, evenly spread: for trials. It belongs to the spec so that a
+    trial can never pass for the whole slide.
     """
 
     tile_px: int
@@ -64,12 +66,15 @@ class TileSpec:
     stride_px: int
     tissue_min: float
     tissue_method: str
+    limit: int | None = None
 
     def __post_init__(self) -> None:
         if self.tile_px < 1 or self.stride_px < 1:
             raise UsageError("tile size and stride must be at least 1 px")
         if not self.mpp > 0:
             raise UsageError("the tile mpp must be above 0 µm/px")
+        if self.limit is not None and self.limit < 1:
+            raise UsageError("a limit of tiles must be at least 1")
         if not 0 <= self.tissue_min <= 1:
             raise UsageError("the tissue minimum is a share between 0 and 1")
 

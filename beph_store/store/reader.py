@@ -166,10 +166,10 @@ class Store:
 
     def slide(self, key: str, slide_id: str) -> SlideRow:
         """The registry row of a slide, by its id or by its id without the suffix if that is unique."""
-        rows = {row.slide_id: row for row in self.rows(key)}
-        if slide_id in rows:
-            return rows[slide_id]
-        stems = [row for name, row in rows.items() if str(Path(name).with_suffix("")) == slide_id]
+        exact = self.registry.get(key, slide_id)
+        if exact is not None:
+            return exact
+        stems = [row for row in self.rows(key) if str(Path(row.slide_id).with_suffix("")) == slide_id]
         if len(stems) == 1:
             return stems[0]
         raise UnknownSlide(f"no slide {slide_id!r} in the store: `beph-store slides` lists them", slide_id=slide_id)

@@ -110,8 +110,12 @@ class Registry:
 
     def rows(self, recipe: str | None = None) -> list[SlideRow]:
         """``table`` as records."""
-        names = [field.name for field in dataclasses.fields(SlideRow)]
-        return [SlideRow(**row) for row in self.table(recipe).select(names).to_pylist()]
+        return _records(self.table(recipe))
+
+    def get(self, recipe: str, slide_id: str) -> SlideRow | None:
+        """One row, or None."""
+        key = registry_key(recipe, slide_id).replace("'", "''")
+        return next(iter(_records(self.dataset().to_table(filter=f"key = '{key}'"))), None)
 
     def put(self, rows: Iterable[SlideRow]) -> None:
         """Insert or update rows by key, in one version.
@@ -131,3 +135,8 @@ class Registry:
         )
         newest = self.dataset().get_fragments()
         sync_lance(self.path, [f.path for f in newest[-1].data_files()] if newest else [])
+
+
+def _records(table: pa.Table) -> list[SlideRow]:
+    names = [field.name for field in dataclasses.fields(SlideRow)]
+    return [SlideRow(**row) for row in table.select(names).to_pylist()]

@@ -90,6 +90,13 @@ class RecipeWriter:
         self._claims[slide_id] = claim
         return claim
 
+    def claimed(self, slide_id: str) -> ClaimedSlide:
+        """The claim on a slide; StoreError without one."""
+        try:
+            return self._claims[slide_id]
+        except KeyError:
+            raise StoreError("the slide was not claimed before it was written", slide_id=slide_id) from None
+
     def recover(self, claim: ClaimedSlide) -> SlideRow | None:
         """Take over a fragment that an earlier run sealed and did not commit; it needs no more work."""
         ready = read_ready(claim.folder)

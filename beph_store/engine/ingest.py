@@ -1,0 +1,202 @@
+"""Slides in, embeddings out: the main job."""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from beph_store.encoders import Bundle, load_bundle
+from beph_store.engine import pipeline
+from beph_store.engine.intake import Intake
+from beph_store.engine.plan import SlideTask, plan
+from beph_store.engine.readers import ReaderPool
+from beph_store.engine.report import IngestReport, Progress, ReadStats, Silent, count
+from beph_store.engine.storing import SlideSink
+from beph_store.errors import UsageError
+from beph_store.records import Recipe, SlideOutcome, TileSpec
+from beph_store.runtimes import Runtime, select_runtime
+from beph_store.store import RecipeWriter, Store
+from beph_store.store.durable import write_json
+
+VERSION = version("beph-store")
+
+
+@dataclass(frozen=True, slots=True)
+class IngestOptions:
+    """How to ingest; None means the encoder's own value, or as many as suit the machine."""
+
+    encoder: str = "beph-mini"
+    mpp: float | None = None
+    tile_px: int | None = None
+    stride_px: int | None = None
+    tissue_min: float = 0.25
+    tissue_method: str = "otsu-saturation"
+    limit_tiles: int | None = None
+    runtime: str = "auto"
+    precision: str | None = None
+    workers: int | None = None
+    batch: int | None = None
+    replace: bool = False
+
+
+def make_recipe(bundle: Bundle, options: IngestOptions) -> Recipe:
+    """The feature space that the options name. Raises UsageError for a tile the encoder does not take."""
+    spec = bundle.spec
+    tile_px = options.tile_px or spec.tile_px
+    if tile_px != spec.tile_px:
+        raise UsageError(
+            f"{spec.name} takes tiles of {spec.tile_px} px, not {tile_px}: to see more tissue a tile, pass a larger "
+            f"--mpp (now {options.mpp or spec.mpp:g} µm/px)"
+        )
+    tile = TileSpec(
+        tile_px=tile_px,
+        mpp=options.mpp or spec.mpp,
+        stride_px=options.stride_px or tile_px,
+        tissue_min=options.tissue_min,
+        tissue_method=options.tissue_method,
+        limit=options.limit_tiles,
+    )
+    return Recipe(tile, spec)
+
+
+def default_workers() -> int:
+    """Reader processes: one for every four cores is more than a CPU encoder can use, eight feed a GPU."""
+    return max(1, min(8, (os.cpu_count() or 1) // 4))
+
+
+def ingest(
+    paths: Sequence[str | Path],
+    store: str | Path,
+    *,
+    options: IngestOptions | None = None,
+    manifest: str | Path | None = None,
+    slide_mpp: float | None = None,
+    progress: Progress | None = None,
+) -> IngestReport:
+    """Embed every slide under ``paths`` into the store; start again at will, nothing is done twice.
+
+    One bad slide never stops the run: it ends as an outcome with status 'failed' and its reason.
+    Raises UsageError, EncoderError, RuntimeUnavailable and StoreError, which concern the whole run.
+    """
+    options = options or IngestOptions()
+    tasks = plan(paths, manifest=manifest, slide_mpp=slide_mpp)
+    bundle = load_bundle(options.encoder)
+    recipe = make_recipe(bundle, options)
+    opened = Store.create(store, written_by=f"beph-store {VERSION}")
+    run = _Run(opened, bundle, recipe, options, progress or Silent())
+    return run(tasks)
+
+
+@dataclass(slots=True)
+class _Run:
+    store: Store
+    bundle: Bundle
+    recipe: Recipe
+    options: IngestOptions
+    progress: Progress
+    run_id: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}")
+    outcomes: dict[str, SlideOutcome] = field(default_factory=dict)
+    stats: ReadStats = field(default_factory=ReadStats)
+    tiles: int = 0
+    steady: float = 0.0
+    busy: dict[str, float] = field(default_factory=lambda: {"encode": 0.0, "write": 0.0})
+    runtime: Runtime | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __call__(self, tasks: list[SlideTask]) -> IngestReport:
+        start = time.perf_counter()
+        writer = self.store.writer(
+            self.recipe, run=self.run_id, encoder_source=self.options.encoder, parity=self.bundle.parity
+        )
+        self._record(tasks, "running")
+        try:
+            self._all(tasks, writer)
+        finally:
+            writer.close()
+            self._record(tasks, "ended", time.perf_counter() - start)
+        return self._report(tasks, time.perf_counter() - start)
+
+    def _all(self, tasks: list[SlideTask], writer: RecipeWriter) -> None:
+        intake = Intake(writer, self._finish, replace=self.options.replace)
+        todo = intake.triage(tasks)
+        self.progress.planned(len(tasks), count(list(self.outcomes.values()))["skipped"])
+        while todo:
+            self._pass(todo, writer, intake)
+            writer.publish(force=True)
+            todo = intake.triage(intake.take_busy())
+
+    def _pass(self, tasks: list[SlideTask], writer: RecipeWriter, intake: Intake) -> None:
+        workers = self.options.workers or default_workers()
+        pool = ReaderPool(tasks, self.recipe.tile, workers=workers, admit=intake.admit)
+        runtime = self._runtime()  # loads while the readers start
+        sink = SlideSink(
+            writer,
+            pool,
+            {task.slide_id: task for task in tasks},
+            replaced=intake.replaced,
+            finish=self._finish,
+            progress=self.progress,
+        )
+        batch = self.options.batch or runtime.batch
+        clocks = pipeline.run(pool, runtime.encode, sink, batch=batch, dim=self.recipe.encoder.dim)
+        self.stats.add(sink.stats)
+        self.tiles += sink.encoded
+        self.busy["encode"] += clocks.encode.busy
+        self.busy["write"] += clocks.write.busy
+        self.steady += (clocks.last or 0.0) - (clocks.first or 0.0)
+
+    def _runtime(self) -> Runtime:
+        if self.runtime is None:
+            self.runtime = select_runtime(self.options.runtime, self.bundle.onnx_path(self.options.precision), self.bundle.spec)
+        return self.runtime
+
+    def _finish(self, outcome: SlideOutcome) -> None:
+        with self._lock:
+            self.outcomes[outcome.slide_id] = outcome
+        self.progress.finished(outcome)
+
+    def _report(self, tasks: list[SlideTask], seconds: float) -> IngestReport:
+        workers = self.options.workers or default_workers()
+        busy = {"read": self.stats.busy / workers, **self.busy}
+        return IngestReport(
+            recipe=self.recipe.key,
+            slides=tuple(self.outcomes[task.slide_id] for task in tasks if task.slide_id in self.outcomes),
+            tiles=self.tiles,
+            seconds=seconds,
+            steady_seconds=self.steady,
+            busy={stage: min(1.0, spent / seconds) if seconds else 0.0 for stage, spent in busy.items()},
+            workers=workers,
+            runtime=self.runtime.name if self.runtime else "none",
+            decode_amplification=self.stats.amplification,
+            run=self.run_id,
+        )
+
+    def _record(self, tasks: list[SlideTask], state: str, seconds: float = 0.0) -> None:
+        report = self._report(tasks, seconds)
+        data: dict[str, Any] = {
+            **report.to_json(),
+            "state": state,
+            "encoder": self.options.encoder,
+            "paths": len(tasks),
+            "machine": {"system": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()},
+            "versions": {name: _version(name) for name in ("beph-store", "pylance", "onnxruntime", "openslide-bin", "numpy")},
+            "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        write_json(self.store.layout.runs / f"{self.run_id}.json", data)
+
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,88 @@
+"""Which slides need reading at all: not those that are done, sealed, or another process's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from beph_store.engine.plan import SlideTask
+from beph_store.errors import BephStoreError
+from beph_store.records import SlideOutcome
+from beph_store.slides import fingerprint
+from beph_store.store import RecipeWriter, SlideRow
+
+Finish = Callable[[SlideOutcome], None]
+
+
+class Intake:
+    """Decides task by task; what needs no reading is finished on the spot through ``finish``."""
+
+    def __init__(self, writer: RecipeWriter, finish: Finish, *, replace: bool) -> None:
+        self._writer = writer
+        self._finish = finish
+        self._replace = replace
+        self._known = writer.known()
+        self.busy: list[SlideTask] = []
+        self.replaced: dict[str, str | None] = {}
+
+    def triage(self, tasks: Sequence[SlideTask]) -> list[SlideTask]:
+        """The tasks that are left once the finished and the hopeless ones are told off."""
+        return [task for task in tasks if not self._settled(task, self._known.get(task.slide_id))]
+
+    def admit(self, task: SlideTask) -> bool:
+        """Claim the slide for reading. False if there is nothing to read, or another process has it."""
+        claim = self._writer.claim(task.slide_id)
+        if claim is None:
+            self.busy.append(task)
+            return False
+        # Another process may have finished it since `known` was read.
+        if self._settled(task, self._writer.registry.get(self._writer.key, task.slide_id)):
+            self._writer.release(task.slide_id)
+            return False
+        sealed = self._writer.recover(claim)
+        if sealed is not None:
+            self._finish(SlideOutcome(task.slide_id, sealed.status, sealed.tiles, sealed.seconds or 0.0))
+            return False
+        return True
+
+    def take_busy(self, wait_seconds: float = 1.0) -> list[SlideTask]:
+        """The tasks that another process had, after a pause; they come back through ``triage``."""
+        tasks, self.busy = self.busy, []
+        if tasks:
+            time.sleep(wait_seconds)
+            self._known = self._writer.known()
+        return tasks
+
+    def _settled(self, task: SlideTask, row: SlideRow | None) -> bool:
+        if task.error is not None:
+            self._refuse(task, task.error)
+            return True
+        if row is None or not row.complete:
+            return False
+        if self._replace:
+            self.replaced[task.slide_id] = row.ingest_id
+            return False
+        if self._changed(task, row):
+            self._refuse(
+                task,
+                "the file differs from the one ingested under this id: pass --replace to ingest it anew, or give "
+                "it another slide_id in --manifest",
+                record=False,
+            )
+        else:
+            self._finish(SlideOutcome(task.slide_id, "skipped", row.tiles))
+        return True
+
+    def _changed(self, task: SlideTask, row: SlideRow) -> bool:
+        try:
+            return fingerprint(task.path) != row.fingerprint
+        except (BephStoreError, OSError):
+            return False  # it cannot be read now, but what the store has of it is whole
+
+    def _refuse(self, task: SlideTask, why: str, *, record: bool = True) -> None:
+        if record:
+            row = SlideRow(
+                self._writer.key, task.slide_id, "failed", error=why, path=str(task.path), case_id=task.case_id
+            )
+            self._writer.fail(task.slide_id, row)
+        self._finish(SlideOutcome(task.slide_id, "failed", error=why))

@@ -1,0 +1,189 @@
+"""Three stages that overlap: readers fill rings, this thread encodes, a writer thread stores.
+
+Batches are cut from whatever tiles come next, so they cross slides and stay full. Every queue is
+bounded: rings by their slots, the writer's queue by its length, so memory does not grow with a slide.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beph_store.engine.messages import Closed, Failed, Opened
+from beph_store.engine.readers import ReaderPool, Tiles
+from beph_store.engine.report import StageClock
+
+#: Longest time that tiles of an incomplete batch wait for company.
+LINGER_SECONDS = 0.25
+
+
+class Encode(Protocol):
+    """(B, H, W, 3) uint8 RGB -> (B, D) float32."""
+
+    def __call__(self, pixels: NDArray[np.uint8], /) -> NDArray[np.float32]:
+        """Encode a batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """(n,) tiles of one slide with their (n, D) float32 vectors, meaningless where not ``ok``."""
+
+    slide_id: str
+    tile_index: NDArray[np.int32]
+    ok: NDArray[np.bool_]
+    vectors: NDArray[np.float32]
+
+
+Stored = Opened | Encoded | Closed | Failed
+
+
+class Sink(Protocol):
+    """Takes everything in order, in one thread."""
+
+    def take(self, item: Stored) -> None:
+        """Handle one item."""
+
+
+@dataclass(slots=True)
+class Clocks:
+    """Working time of the two stages in this process, and when encoding began and ended."""
+
+    encode: StageClock = field(default_factory=StageClock)
+    write: StageClock = field(default_factory=StageClock)
+    first: float | None = None
+    last: float | None = None
+
+
+def run(pool: ReaderPool, encode: Encode, sink: Sink, *, batch: int, dim: int) -> Clocks:
+    """Run until every slide of the pool is over. The first error of any stage stops all and is raised."""
+    flow = _Flow(pool, sink, dim)
+    threads = [threading.Thread(target=flow.guard, args=(stage,), name=stage.__name__) for stage in (flow.pump, flow.store)]
+    for thread in threads:
+        thread.start()
+    try:
+        for pixels, parts in flow.batches(batch):
+            start = time.perf_counter()
+            with flow.clocks.encode.work():
+                vectors = encode(pixels)
+            flow.clocks.first = flow.clocks.first or start
+            flow.clocks.last = time.perf_counter()
+            flow.deliver(vectors, parts)
+    except BaseException:
+        flow.abort()
+        raise
+    finally:
+        flow.to_store.put(None)
+        for thread in threads:
+            thread.join()
+    if flow.error is not None:
+        raise flow.error
+    return flow.clocks
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    slide_id: str
+    tile_index: NDArray[np.int32]
+
+
+class _Flow:
+    def __init__(self, pool: ReaderPool, sink: Sink, dim: int) -> None:
+        self._pool = pool
+        self._sink = sink
+        self._dim = dim
+        self._to_encode: queue.SimpleQueue[Tiles | None] = queue.SimpleQueue()  # bounded by the rings
+        self.to_store: queue.Queue[Stored | None] = queue.Queue(maxsize=64)
+        self.clocks = Clocks()
+        self.error: BaseException | None = None
+
+    def guard(self, stage: Callable[[], None]) -> None:
+        try:
+            stage()
+        except BaseException as error:  # noqa: BLE001 - carried to the caller's thread
+            self.error = self.error or error
+            self.abort()
+
+    def abort(self) -> None:
+        self._pool.stop()
+        self._to_encode.put(None)
+
+    def pump(self) -> None:
+        for event in self._pool.events():
+            if isinstance(event, Tiles):
+                self._to_encode.put(event)
+            else:
+                self._put(event)
+        self._to_encode.put(None)
+
+    def store(self) -> None:
+        while (item := self.to_store.get()) is not None:
+            if self.error is not None:
+                continue  # keep emptying the queue, or the stages before would wait for ever
+            try:
+                with self.clocks.write.work():
+                    self._sink.take(item)
+            except BaseException as error:  # noqa: BLE001 - carried to the caller's thread
+                self.error = error
+                self.abort()
+
+    def _put(self, item: Stored) -> None:
+        self.to_store.put(item)
+
+    def batches(self, size: int) -> Iterator[tuple[NDArray[np.uint8], list[_Part]]]:
+        """(b, H, W, 3) pixels with where they come from, b <= size; the array is used again."""
+        buffer: NDArray[np.uint8] | None = None
+        parts: list[_Part] = []
+        used = 0
+        for tiles in self._arrivals():
+            if tiles is None:  # nothing came for a while
+                if used and buffer is not None:
+                    yield buffer[:used], parts
+                    parts, used = [], 0
+                continue
+            if buffer is None:
+                buffer = np.empty((size, *tiles.pixels.shape[1:]), np.uint8)
+            good = np.flatnonzero(tiles.ok)
+            self._tell_unreadable(tiles)
+            while len(good):
+                now, good = good[: size - used], good[size - used :]
+                buffer[used : used + len(now)] = tiles.pixels[now]
+                parts.append(_Part(tiles.slide_id, tiles.tile_index[now]))
+                used += len(now)
+                if used == size:
+                    yield buffer, parts
+                    parts, used = [], 0
+            self._pool.give_back(tiles)
+        if used and buffer is not None:
+            yield buffer[:used], parts
+
+    def _arrivals(self) -> Iterator[Tiles | None]:
+        while True:
+            try:
+                tiles = self._to_encode.get(timeout=LINGER_SECONDS)
+            except queue.Empty:
+                yield None
+                continue
+            if tiles is None:
+                return
+            yield tiles
+
+    def _tell_unreadable(self, tiles: Tiles) -> None:
+        lost = tiles.tile_index[~tiles.ok]
+        if len(lost):
+            none = np.zeros((len(lost), self._dim), np.float32)
+            self._put(Encoded(tiles.slide_id, lost, np.zeros(len(lost), bool), none))
+
+    def deliver(self, vectors: NDArray[np.float32], parts: list[_Part]) -> None:
+        start = 0
+        for part in parts:
+            end = start + len(part.tile_index)
+            ok = np.ones(end - start, bool)
+            self._put(Encoded(part.slide_id, part.tile_index, ok, vectors[start:end]))
+            start = end

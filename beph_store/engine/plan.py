@@ -1,0 +1,141 @@
+"""What is to be done: slides found under paths, joined with a manifest, less what is done already."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from beph_store.errors import BephStoreError, UsageError
+from beph_store.geometry import check_mpp
+from beph_store.records import MppSource
+from beph_store.slides import find_slides
+
+_ALIASES = {
+    "path": ("path", "wsi", "filename", "file", "slide"),
+    "slide_id": ("slide_id",),
+    "mpp": ("mpp", "slide_mpp", "spacing"),
+    "case_id": ("case_id", "patient_id", "patient"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SlideTask:
+    """One slide to ingest. ``mpp`` level-0 µm/px if the user stated it; ``error`` if it cannot even be tried."""
+
+    slide_id: str
+    path: Path
+    mpp: float | None = None
+    mpp_source: MppSource = "declared"
+    case_id: str | None = None
+    error: str | None = None
+
+
+def plan(
+    paths: Sequence[str | Path], *, manifest: str | Path | None = None, slide_mpp: float | None = None
+) -> list[SlideTask]:
+    """The slides under ``paths`` (files, folders, globs) in order of their ids.
+
+    The manifest is a CSV with a column ``path`` and any of ``slide_id``, ``mpp``, ``case_id``; its mpp
+    goes before ``slide_mpp``. Without ``paths`` it also says which slides there are. A manifest row
+    whose slide is not found, and two files of one id, become tasks with an ``error``.
+    """
+    if not paths and manifest is None:
+        raise UsageError("nothing to ingest: name slides, folders or globs, or a --manifest")
+    if slide_mpp is not None:
+        check_mpp(slide_mpp, slide_mpp)
+    tasks = [SlideTask(slide_id, path, slide_mpp) for root in paths for slide_id, path in _expand(root)]
+    if manifest is not None:
+        tasks = _join(tasks, _read_manifest(Path(manifest)), search=bool(paths), slide_mpp=slide_mpp)
+    if not tasks:
+        raise UsageError(f"no slides under {', '.join(map(str, paths))}: see `beph-store doctor` for the formats read")
+    return _refuse_same_ids(tasks)
+
+
+def _expand(root: str | Path) -> list[tuple[str, Path]]:
+    path = Path(root)
+    if path.exists() or path.is_symlink():
+        return find_slides(path)
+    if any(c in str(root) for c in "*?["):
+        base = Path(*[part for part in _before_wildcard(path)])
+        pattern = str(path.relative_to(base))
+        found = sorted(base.glob(pattern))
+        if found:
+            return [
+                (match.relative_to(base).as_posix() if match.is_file() else f"{match.relative_to(base).as_posix()}/{sid}", file)
+                for match in found
+                for sid, file in find_slides(match)
+            ]
+        raise UsageError(f"nothing matches {root}")
+    raise UsageError(f"no such file or folder: {root}")
+
+
+def _before_wildcard(path: Path) -> list[str]:
+    parts: list[str] = []
+    for part in path.parts:
+        if any(c in part for c in "*?["):
+            break
+        parts.append(part)
+    return parts or ["."]
+
+
+def _read_manifest(path: Path) -> list[dict[str, str]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the manifest {path} cannot be read: {error}") from error
+    rows = list(csv.DictReader(text.splitlines()))
+    names = {name.strip().lower(): name for name in (rows[0] if rows else {}) if name}
+    columns = {ours: names[a] for ours, aliases in _ALIASES.items() for a in aliases if a in names}
+    if "path" not in columns:
+        raise UsageError(f"the manifest {path} needs a column 'path' (also: slide_id, mpp, case_id)")
+    return [{ours: (row[theirs] or "").strip() for ours, theirs in columns.items()} for row in rows]
+
+
+def _join(
+    tasks: list[SlideTask], rows: list[dict[str, str]], *, search: bool, slide_mpp: float | None
+) -> list[SlideTask]:
+    by_name: dict[str, SlideTask] = {}
+    for task in tasks:
+        for name in (task.slide_id, task.path.name, str(task.path), str(task.path.resolve())):
+            by_name.setdefault(name, task)
+    described: dict[Path, SlideTask] = {}
+    missing = []
+    for row in rows:
+        task = by_name.get(row["path"]) or by_name.get(str(Path(row["path"]).resolve()))
+        if task is None and not search and Path(row["path"]).exists():
+            task = SlideTask(Path(row["path"]).name, Path(row["path"]), slide_mpp)
+        if task is None:
+            name = row.get("slide_id") or row["path"]
+            missing.append(SlideTask(name, Path(row["path"]), error="in the manifest, but no such slide was found"))
+        else:
+            described[task.path] = _describe(task, row)
+    return [described.pop(task.path, task) for task in tasks] + [*described.values(), *missing]
+
+
+def _describe(task: SlideTask, row: dict[str, str]) -> SlideTask:
+    task = replace(task, slide_id=row.get("slide_id") or task.slide_id, case_id=row.get("case_id") or task.case_id)
+    if not row.get("mpp"):
+        return task
+    try:
+        mpp = float(row["mpp"])
+        check_mpp(mpp, mpp)
+    except (ValueError, BephStoreError) as error:
+        return replace(task, error=f"mpp {row['mpp']!r} in the manifest: {error}")
+    return replace(task, mpp=mpp, mpp_source="manifest")
+
+
+def _refuse_same_ids(tasks: list[SlideTask]) -> list[SlideTask]:
+    seen: dict[str, SlideTask] = {}
+    for task in tasks:
+        first = seen.get(task.slide_id)
+        if first is None:
+            seen[task.slide_id] = task
+        elif first.path.resolve() != task.path.resolve():
+            seen[task.slide_id] = replace(
+                first,
+                error=f"two files have this id ({first.path}, {task.path}): ingest their common folder, or name "
+                "them apart in the slide_id column of --manifest",
+            )
+    return sorted(seen.values(), key=lambda task: task.slide_id)

@@ -1,0 +1,138 @@
+"""The body of a reader process: opens slides, finds tissue, cuts, reads tiles into the shared ring.
+
+A process of its own, because C decoders crash on bad files: that costs one slide, not the run.
+It starts by spawn: Lance, ONNX Runtime and their threads do not survive a fork.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import mmap
+import signal
+import time
+from collections import deque
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beph_store.engine.messages import Chunk, Closed, Failed, Free, Open, Opened, Read, Ready, RingSpec
+from beph_store.engine.report import ReadStats
+from beph_store.errors import BephStoreError
+from beph_store.records import TileSet, TileSpec
+from beph_store.slides import SlideReader, TileReader, open_slide
+from beph_store.store import Rasters
+from beph_store.tiling import tile_slide
+from beph_store.tissue import find_tissue
+
+#: Scale at which tissue is looked for, and the longest side of the thumbnail that is kept.
+OVERVIEW_MPP = 8.0
+THUMBNAIL_PX = 1024
+
+
+def run(connection: Connection, ring: RingSpec) -> None:
+    """Serve until the other side hangs up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the engine's to handle; it will hang up
+    with Path(ring.path).open("r+b") as file:
+        memory = mmap.mmap(file.fileno(), ring.nbytes)
+    slots = np.frombuffer(memory, np.uint8).reshape(ring.shape)
+    server = _Server(connection, slots)
+    try:
+        connection.send(Ready())
+        while True:
+            server.serve(connection.recv())
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the engine is gone
+
+
+class _Server:
+    def __init__(self, connection: Connection, slots: NDArray[np.uint8]) -> None:
+        self._connection = connection
+        self._slots = slots
+        self._free = deque(range(len(slots)))
+        self._stats = ReadStats()
+
+    def serve(self, message: Open | Free) -> None:
+        if isinstance(message, Free):
+            self._free.append(message.slot)
+            return
+        self._stats = ReadStats()
+        slide_id = message.task.slide_id
+        try:
+            self._slide(message)
+        except BephStoreError as error:
+            self._connection.send(Failed(slide_id, one_line(error), self._stats))
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise
+        except Exception as error:  # noqa: BLE001 - a decoder's own error must cost this slide only
+            reason = f"the reader failed: {type(error).__name__}: {one_line(error)}"
+            self._connection.send(Failed(slide_id, reason, self._stats))
+
+    def _slide(self, message: Open) -> None:
+        start = time.perf_counter()
+        task = message.task
+        with open_slide(task.path, slide_id=task.slide_id, mpp=task.mpp, mpp_source=task.mpp_source) as slide:
+            tiles, rasters = survey(slide, message.spec)
+            self._stats.busy += time.perf_counter() - start
+            self._connection.send(Opened(task.slide_id, slide.info, tiles, rasters, slide.backend))
+            todo = self._wait_for_read().tile_index
+            if len(todo):
+                self._read(TileReader(slide, tiles), todo)
+            self._stats.decodes, self._stats.distinct = slide.decodes or 0, slide.distinct or 0
+        self._connection.send(Closed(task.slide_id, self._stats))
+
+    def _wait_for_read(self) -> Read:
+        while True:
+            message = self._connection.recv()
+            if isinstance(message, Read):
+                return message
+            self._free.append(message.slot)
+
+    def _read(self, reader: TileReader, todo: NDArray[np.int32]) -> None:
+        order = reader.order(todo)
+        size = self._slots.shape[1]
+        for start in range(0, len(order), size):
+            index = order[start : start + size]
+            slot = self._take_slot()
+            began = time.perf_counter()
+            ok = reader.read(index, self._slots[slot, : len(index)])
+            self._stats.busy += time.perf_counter() - began
+            self._connection.send(Chunk(reader.slide_id, slot, index, ok))
+
+    def _take_slot(self) -> int:
+        while self._connection.poll() or not self._free:
+            self._free.append(self._connection.recv().slot)
+        return self._free.popleft()
+
+
+def survey(slide: SlideReader, spec: TileSpec) -> tuple[TileSet, Rasters]:
+    """The tiles of a slide under ``spec``, and what the store keeps to look at."""
+    overview, mpp_x, mpp_y = slide.overview(OVERVIEW_MPP)
+    mask = find_tissue(overview, mpp_x, mpp_y, spec.tissue_method)
+    tiles = limited(tile_slide(slide.info, spec, mask))
+    return tiles, Rasters(thumbnail(overview), mask)
+
+
+def limited(tiles: TileSet) -> TileSet:
+    """The tiles, thinned evenly over the slide where the spec sets a limit."""
+    limit = tiles.spec.limit
+    if limit is None or len(tiles) <= limit:
+        return tiles
+    keep = np.linspace(0, len(tiles) - 1, limit).round().astype(int)
+    return dataclasses.replace(tiles, origin_l0=tiles.origin_l0[keep], tissue=tiles.tissue[keep])
+
+
+def thumbnail(overview: NDArray[np.uint8], longest: int = THUMBNAIL_PX) -> NDArray[np.uint8]:
+    """(h, w, 3) uint8 with its longest side at most ``longest``, by whole steps of averaging."""
+    step = -(-max(overview.shape[:2]) // longest)
+    if step == 1:
+        return overview
+    h, w = (side // step * step for side in overview.shape[:2])
+    blocks = overview[:h, :w].reshape(h // step, step, w // step, step, 3)
+    return blocks.mean(axis=(1, 3), dtype=np.float32).round().astype(np.uint8)
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's text."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

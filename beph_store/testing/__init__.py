@@ -1,1 +1,1 @@
-""""""
+"""Shipped for tests, benchmarks and the demo: synthetic slides and contract suites."""

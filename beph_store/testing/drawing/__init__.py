@@ -1,0 +1,1 @@
+"""How the synthetic slides are drawn: noise, stamps, landscape, painter."""

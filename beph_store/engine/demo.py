@@ -1,0 +1,104 @@
+"""The whole job on a small sample, offline: draws slides, embeds them, checks the store, makes a picture."""
+
+from __future__ import annotations
+
+import hashlib
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beph_store.engine.ingest import IngestOptions, ingest
+from beph_store.engine.picture import overview
+from beph_store.engine.report import IngestReport, Progress
+from beph_store.errors import UsageError
+from beph_store.store import Store, verify
+from beph_store.testing.synthetic import DemoSlide, demo_cohort, demo_plans, truth
+
+_REAL_URL = "https://openslide.cs.cmu.edu/download/openslide-testdata/Aperio/CMU-1-Small-Region.svs"
+_REAL_SHA256 = "ed92d5a9f2e86df67640d6f92ce3e231419ce127131697fbbce42ad5e002c8a7"
+
+
+@dataclass(frozen=True, slots=True)
+class DemoReport:
+    """Where everything lies. ``separation`` is the AUC with which one direction in the embeddings, the first
+    principal component, tells the two kinds of drawn tissue apart; it has seen no label (0.5 = not at all).
+    """
+
+    out: Path
+    store: Path
+    picture: Path
+    ingest: IngestReport
+    verified: bool
+    separation: float | None
+
+
+def demo(
+    out: str | Path, *, real: bool = False, progress: Progress | None = None, say: Callable[[str], None] = lambda _: None
+) -> DemoReport:
+    """Run the demo into ``out``; running it again takes up what is there. ``real`` fetches one real slide more."""
+    out = Path(out)
+    slides = out / "slides"
+    plans = demo_plans()
+    if not all((slides / plan.slide_id).exists() for plan in plans):
+        say(f"drawing {len(plans)} slides into {slides}")
+        demo_cohort(slides)
+    if real:
+        say("fetching OpenSlide's CMU-1-Small-Region.svs")
+        fetch_real(slides / "CMU-1-Small-Region.svs")
+    say("embedding every tile of tissue with beph-mini")
+    report = ingest([slides], out / "store", options=IngestOptions(), progress=progress)
+    store = Store.open(out / "store")
+    say("reading the store again to verify it")
+    checked = verify(store)
+    picture = overview(store, report.recipe, out / "demo.png", captions={p.slide_id: p.label for p in plans})
+    return DemoReport(out, out / "store", picture, report, checked.ok, separation(store, report.recipe, plans))
+
+
+def separation(store: Store, key: str, plans: list[DemoSlide]) -> float | None:
+    """AUC of the first principal component of all tiles for 'mostly tumour' against 'no tumour'."""
+    vectors, tumour = [], []
+    for plan in plans:
+        bag = store.bag(key, plan.slide_id)
+        drawn = truth(plan.plan)
+        side = store.slide(key, plan.slide_id).footprint_l0 or 1
+        vectors.append(bag.vectors.astype(np.float32))
+        tumour.append(np.array([drawn.share("tumour", int(x), int(y), side) for x, y in bag.origin_l0]))
+    stacked, share = np.concatenate(vectors), np.concatenate(tumour)
+    centred = stacked - stacked.mean(axis=0)
+    score = centred @ np.linalg.eigh(centred.T @ centred)[1][:, -1]
+    clear = (share > 0.5) | (share == 0)
+    value = auc(score[clear], share[clear] > 0.5)
+    return None if value is None else max(value, 1 - value)
+
+
+def auc(score: NDArray[np.floating], positive: NDArray[np.bool_]) -> float | None:
+    """Area under the ROC curve of (N,) scores; None without both classes. Ties have no say here."""
+    n_pos, n_neg = int(positive.sum()), int((~positive).sum())
+    if not n_pos or not n_neg:
+        return None
+    ranks = np.empty(len(score))
+    ranks[np.argsort(score)] = np.arange(1, len(score) + 1)
+    return float((ranks[positive].sum() - n_pos * (n_pos + 1) / 2) / (n_pos * n_neg))
+
+
+def fetch_real(path: Path) -> None:
+    """Fetch the real slide unless it is there; refuse any bytes but the known ones."""
+    if not path.exists():
+        try:
+            with urllib.request.urlopen(_REAL_URL, timeout=60) as reply:  # noqa: S310 - a constant https address
+                data = reply.read()
+        except (URLError, OSError) as error:
+            raise UsageError(f"the real slide cannot be fetched ({error}): run the demo without --real") from error
+        _check_real(data)
+        path.write_bytes(data)
+    _check_real(path.read_bytes())
+
+
+def _check_real(data: bytes) -> None:
+    if hashlib.sha256(data).hexdigest() != _REAL_SHA256:
+        raise UsageError("the real slide is not the one this demo knows (its SHA-256 differs): run without --real")

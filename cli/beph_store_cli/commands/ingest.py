@@ -1,0 +1,90 @@
+"""``beph-store ingest``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from beph_store_cli.render import JsonOption, console, print_json, status, table
+
+if TYPE_CHECKING:
+    from beph_store.engine import IngestReport
+
+Paths = Annotated[list[str] | None, typer.Argument(metavar="PATH…", help="Slides, folders, globs.", show_default=False)]
+
+
+def ingest(
+    paths: Paths = None,
+    store: Annotated[str, typer.Option(help="Folder of the store; made if absent.")] = ...,  # type: ignore[assignment]
+    encoder: Annotated[str, typer.Option(help="Name, or folder of an exported bundle.")] = "beph-mini",
+    mpp: Annotated[float | None, typer.Option(help="Scale of the tiles, µm/px [the encoder's].")] = None,
+    tile_px: Annotated[int | None, typer.Option(help="Side of a tile, px [the encoder's].")] = None,
+    stride_px: Annotated[
+        int | None, typer.Option(help="Step of the grid, px: smaller overlaps, larger leaves gaps [the tile's side].")
+    ] = None,
+    tissue_min: Annotated[float, typer.Option(help="Least share of tissue in a tile, 0–1.")] = 0.25,
+    manifest: Annotated[Path | None, typer.Option(help="CSV: path, and any of slide_id, mpp, case_id.")] = None,
+    slide_mpp: Annotated[
+        float | None, typer.Option(help="Level-0 µm/px of these slides, whatever the files say.")
+    ] = None,
+    runtime: Annotated[str, typer.Option(help="Inference runtime; `doctor` lists them.")] = "auto",
+    precision: Annotated[str | None, typer.Option(help="fp32 or fp16 graph of the bundle [fp32].")] = None,
+    workers: Annotated[int | None, typer.Option(help="Reader processes [as suits the cores].")] = None,
+    limit_tiles: Annotated[
+        int | None, typer.Option(help="A trial: at most so many tiles a slide, evenly spread; a recipe of its own.")
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Ingest slides anew that are in the store already.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Embed slides into a store. Kill it at any time and run it again: nothing is lost or done twice."""
+    from beph_store.engine import IngestOptions
+    from beph_store.engine import ingest as run
+    from beph_store_cli.progress import IngestProgress
+
+    options = IngestOptions(
+        encoder=encoder,
+        mpp=mpp,
+        tile_px=tile_px,
+        stride_px=stride_px,
+        tissue_min=tissue_min,
+        runtime=runtime,
+        precision=precision,
+        workers=workers,
+        limit_tiles=limit_tiles,
+        replace=replace,
+    )
+    with IngestProgress() as progress:
+        report = run(paths or [], store, options=options, manifest=manifest, slide_mpp=slide_mpp, progress=progress)
+    if json:
+        print_json(report.to_json())
+    else:
+        show(report)
+    if report.failed:
+        typer.echo(f"error: {len(report.failed)} of {len(report.slides)} slides failed", err=True)
+        raise typer.Exit(1)
+
+
+def show(report: IngestReport) -> None:
+    """The table of slides and the line on speed."""
+    out = console()
+    shown = report.slides if len(report.slides) <= 40 else [*report.failed, *report.slides][:40]
+    rows = [(o.slide_id, status(o.status), o.tiles, o.seconds or None, o.error or "") for o in shown]
+    out.print(table(("slide", "status", "#tiles", "#seconds", "reason"), rows))
+    if len(shown) < len(report.slides):
+        out.print(f"… {len(report.slides)} slides in all; `beph-store slides` lists them")
+    if report.tiles:
+        busy = ", ".join(f"{stage} {share:.0%}" for stage, share in report.busy.items())
+        out.print(
+            f"\n{report.tiles:,} tiles in {report.seconds:.1f} s: {report.tiles_per_second:,.1f} tiles/s "
+            f"({report.runtime})\nbusy: {busy}; the bottleneck is {report.bottleneck}"
+        )
+        if report.decode_amplification is not None:
+            out.print(f"each compressed tile of the files was decoded {report.decode_amplification:.2f} times")
+    out.print(f"recipe {report.recipe}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(ingest)

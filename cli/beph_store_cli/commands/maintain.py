@@ -1,0 +1,111 @@
+"""``info``, ``slides``, ``verify``, ``compact``, ``doctor``: looking after a store and a machine."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import typer
+
+from beph_store_cli.render import JsonOption, StoreArgument, console, print_json, size, status, table
+
+
+def info(store: StoreArgument, json: JsonOption = False) -> None:
+    """What the store holds, a line a recipe."""
+    from beph_store.store import Store
+
+    recipes = list(Store.open(store).summaries())
+    if json:
+        print_json({"store": store, "recipes": [dataclasses.asdict(recipe) for recipe in recipes]})
+        return
+    rows = [
+        (r.key, f"{r.encoder} ({r.variant})", f"{r.tile_px} px @ {r.mpp:g}", r.dim, r.slides, r.tiles, size(r.bytes))
+        for r in recipes
+    ]
+    console().print(table(("recipe", "encoder", "tile @ µm/px", "#dim", "#slides", "#tiles", "#size"), rows))
+    for r in recipes:
+        extras = [f"{r.empty} empty" * bool(r.empty), f"{r.failed} failed" * bool(r.failed)]
+        extras.append(f"{r.unreadable} unreadable tiles" * bool(r.unreadable))
+        if any(extras):
+            console().print(f"{r.key}: {', '.join(filter(None, extras))}")
+
+
+def slides(
+    store: StoreArgument,
+    recipe: Annotated[str | None, typer.Option(help="Only this recipe.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Every slide of the store and its state."""
+    from beph_store.store import Store
+
+    opened = Store.open(store)
+    rows = [row for row in opened.registry.rows() if recipe is None or row.recipe.startswith(recipe)]
+    if json:
+        print_json({"slides": [row.to_json() for row in rows]})
+        return
+    shown = [
+        (row.slide_id, status(row.status), row.tiles, row.mpp_x, row.mpp_source, row.reader, row.error or "")
+        for row in rows
+    ]
+    console().print(table(("slide", "status", "#tiles", "#µm/px", "from", "reader", "reason"), shown))
+
+
+def verify(store: StoreArgument, json: JsonOption = False) -> None:
+    """Read everything again and compare it with what was recorded: counts, order, values, hashes."""
+    from rich.progress import Progress
+
+    from beph_store.store import Store
+    from beph_store.store import verify as check
+
+    with Progress(console=console(stderr=True), transient=True) as bars:
+        task = bars.add_task("verifying slides", total=None)
+        report = check(Store.open(store), lambda done, total: bars.update(task, completed=done, total=total))
+    if json:
+        print_json({"ok": report.ok, **dataclasses.asdict(report)})
+    else:
+        for line in report.problems:
+            console().print(f"[red]problem[/red] {line}")
+        for line in report.notes:
+            console().print(f"note    {line}")
+        console().print(f"{report.slides:,} slides, {report.tiles:,} tiles: {'ok' if report.ok else 'NOT ok'}")
+    if not report.ok:
+        typer.echo(f"error: {len(report.problems)} problems in {store}", err=True)
+        raise typer.Exit(1)
+
+
+def compact(store: StoreArgument, json: JsonOption = False) -> None:
+    """Merge small files and remove what nothing refers to. Not while an ingest runs."""
+    from beph_store.store import Store
+    from beph_store.store import compact as run
+
+    with console(stderr=True).status("compacting"):
+        report = run(Store.open(store))
+    if json:
+        print_json(dataclasses.asdict(report))
+        return
+    console().print(
+        f"{report.files_before:,} files, {size(report.bytes_before)} → {report.files_after:,} files, "
+        f"{size(report.bytes_after)}; {report.rows_removed:,} unused rows removed"
+    )
+
+
+def doctor(json: JsonOption = False) -> None:
+    """Which runtimes, readers and devices can be used here, and why the others cannot."""
+    from beph_store.engine import examine
+
+    findings = examine()
+    if json:
+        print_json({"ok": all(f.ok or not f.needed for f in findings), "findings": [dataclasses.asdict(f) for f in findings]})
+    else:
+        rows = [(f.kind, f.name, status("ok") if f.ok else "no", f.detail) for f in findings]
+        console().print(table(("what", "name", "usable", "detail"), rows))
+    if not all(f.ok or not f.needed for f in findings):
+        bad = next(f for f in findings if f.needed and not f.ok)
+        typer.echo(f"error: {bad.name}: {bad.detail}", err=True)
+        raise typer.Exit(1)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (info, slides, verify, compact, doctor):
+        app.command()(command)

@@ -1,0 +1,91 @@
+"""The app, and the one place where errors become a line and an exit code.
+
+Exit 0 all done, 1 something failed, 2 usage, 130 stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from beph_store.errors import BephStoreError, MissingExtra, UsageError
+from beph_store_cli.commands import demo, embed, encoder, ingest, maintain, query
+
+app = typer.Typer(
+    name="beph-store",
+    help="Embed whole-slide images into a columnar store, and work on the embeddings.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from beph_store import __version__
+
+        typer.echo(f"beph-store {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere on the line.")
+    ] = False,
+) -> None:
+    """Embed whole-slide images into a columnar store, and work on the embeddings."""
+
+
+demo.register(app)
+ingest.register(app)
+maintain.register(app)
+query.register(app)
+embed.register(app)
+app.add_typer(encoder.app, name="encoder")
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        app(arguments)
+    except KeyboardInterrupt:
+        _fail("stopped; run the same command again to go on", 130, arguments)
+    except BephStoreError as error:
+        if debug:
+            raise
+        usage = isinstance(error, UsageError) and not isinstance(error, MissingExtra)
+        _fail(_described(error), 2 if usage else 1, arguments)
+    except OSError as error:
+        if debug:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        _fail(f"{error.strerror or error}{where}", 1, arguments)
+
+
+def _stop(signum: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _described(error: BephStoreError) -> str:
+    text = " ".join(str(error).split())
+    return f"{error.slide_id}: {text}" if error.slide_id and error.slide_id not in text else text
+
+
+def _fail(message: str, code: int, arguments: list[str]) -> NoReturn:
+    if "--json" in arguments:
+        sys.stdout.write(json.dumps({"ok": False, "error": message}) + "\n")
+    sys.stderr.write(f"error: {message}\n")
+    sys.exit(code)

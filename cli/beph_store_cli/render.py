@@ -1,0 +1,73 @@
+"""What the terminal shows: tables within 100 columns, progress with an ETA, or one JSON object."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+WIDTH = 100
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else there.")]
+StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="Folder of the store.")]
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console no wider than ``WIDTH``; 100 columns where there is no terminal."""
+    made = Console(stderr=stderr, highlight=False, soft_wrap=False)
+    made.width = min(WIDTH, made.width) if made.is_terminal else WIDTH
+    return made
+
+
+def print_json(data: dict[str, Any]) -> None:
+    """One JSON object, one line, on stdout."""
+    sys.stdout.write(json.dumps(data, ensure_ascii=False, default=str) + "\n")
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> Table:
+    """A plain table; columns whose name begins with '#' are numbers, to the right."""
+    made = Table(title=title, box=None, title_justify="left", header_style="bold", pad_edge=False, title_style="bold")
+    for name in columns:
+        if name.startswith("#"):
+            made.add_column(name[1:], justify="right", no_wrap=True)
+        else:
+            made.add_column(name, overflow="fold")
+    for row in rows:
+        made.add_row(*(cell if isinstance(cell, Text) else Text(number(cell)) for cell in row))
+    return made
+
+
+def number(value: Any) -> str:
+    """Thousands separated, floats short, None as a dash."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3g}"
+    return str(value)
+
+
+def size(nbytes: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if nbytes < 1000:
+            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.1f} TB"
+
+
+_COLOURS = {"done": "green", "skipped": "dim", "empty": "yellow", "failed": "red", "ok": "green"}
+
+
+def status(word: str) -> Text:
+    """A status word in its colour."""
+    return Text(word, style=_COLOURS.get(word, ""))

@@ -1,6 +1,8 @@
 """What every test may ask for: synthetic slides, and the real data where it is present."""
 
 import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,3 +70,16 @@ def formula_path(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("formula") / "formula.tif"
     formula_slide(path, downsamples=(1, 4))
     return path
+
+
+@pytest.fixture(scope="session")
+def run_python():
+    """Run code in a fresh interpreter, as ``run_python(code, *arguments) -> stdout``; it must succeed."""
+
+    def run(code: str, *arguments: object) -> str:
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run

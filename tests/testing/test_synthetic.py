@@ -1,6 +1,4 @@
 import csv
-import subprocess
-import sys
 import tracemalloc
 
 import numpy as np
@@ -40,13 +38,13 @@ def test_the_same_plan_gives_the_same_bytes_and_another_seed_does_not(tmp_path):
     assert a != c
 
 
-def test_another_process_draws_the_same_bytes(tmp_path):
+def test_another_process_draws_the_same_bytes(tmp_path, run_python):
     write_slide(tmp_path / "here.tif", SMALL)
     code = (
         "import sys; from beph_store.testing.synthetic import *;"
         "write_slide(sys.argv[1], SlidePlan(size=(2048, 2048), seed=11, nuisances=()))"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "there.tif")], check=True)
+    run_python(code, tmp_path / "there.tif")
     assert (tmp_path / "here.tif").read_bytes() == (tmp_path / "there.tif").read_bytes()
 
 
@@ -153,11 +151,9 @@ def test_a_nuisance_changes_its_place_only(mark):
     )
 
 
-def test_slides_are_dyed_unlike(tmp_path):
-    means = [
-        draw(SlidePlan(size=(2048, 2048), seed=s, tumour=1.0, nuisances=()), 768, 768, 512, 512)
-        for s in range(4)
-    ]
+def test_slides_are_dyed_unlike():
+    plans = [SlidePlan(size=(2048, 2048), seed=s, tumour=1.0, nuisances=()) for s in range(4)]
+    means = [draw(plan, 768, 768, 512, 512) for plan in plans]
     colours = np.array([m.reshape(-1, 3).mean(0) for m in means])
     assert np.ptp(colours, axis=0).max() > 6
 

@@ -50,6 +50,7 @@ TORCH_SIDE = (
     "beph_store_kernels.triton",
 )
 MAX_LINES = 400
+OUR_NAME = re.compile(r"(beph_store|beph_store_cli|beph_store_kernels)(\.\w+)+")
 
 
 def library_modules() -> dict[str, Path]:
@@ -93,9 +94,8 @@ def imports(module: str, source: str, is_package: bool = False) -> list[tuple[in
             for alias in node.names:
                 whole = f"{base}.{alias.name}"
                 found.append((node.lineno, whole if whole in MODULES or whole in FLOOR else base))
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if re.fullmatch(r"(beph_store|beph_store_cli|beph_store_kernels)(\.\w+)+", node.value):
-                found.append((node.lineno, node.value))
+        elif isinstance(node, ast.Constant) and OUR_NAME.fullmatch(str(node.value)):
+            found.append((node.lineno, str(node.value)))
     return found
 
 

@@ -1,0 +1,77 @@
+# make demo | test | lint | bench | wheel | constraints | clean | distclean
+#
+# PYTHON  the interpreter to build the environment with (3.11 or newer)
+# VENV    where the environment is
+# ARGS    passed on: make test ARGS='-k geometry -x', make demo ARGS=--real
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+# One line for each package fetched or built, instead of pip's hundreds or of silence.
+define SHOW
+import sys; words = ("Downloading", "Using cached", "Processing", "Building", "Installing", "ERROR"); \
+[print("  " + line.strip()[:96], flush=True) for line in sys.stdin if line.lstrip().startswith(words)]
+endef
+
+.PHONY: help demo test lint bench wheel constraints clean distclean
+
+help:
+	@sed -n '1,5s/^# \{0,1\}//p' Makefile
+
+# ---- the environment: two stamps, so that nothing is installed twice --------------------------
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("beph-store needs Python 3.11 or newer: make PYTHON=..." if sys.version_info < (3, 11) else 0)'
+	@echo "creating the environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.cpu: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing beph-store[cpu] into $(VENV) (about 0.4 GB to fetch, the first time)"
+	@set -o pipefail; $(PIP) install -c constraints.txt -e '.[cpu]' | $(BIN)/python -c '$(SHOW)'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing beph-store[dev] into $(VENV) (torch too: on Linux several GB, the first time)"
+	@set -o pipefail; $(PIP) install -c constraints.txt -e '.[dev]' | $(BIN)/python -c '$(SHOW)'
+	@touch $(VENV)/.cpu $@
+
+# ---- the words --------------------------------------------------------------------------------
+
+demo: $(VENV)/.cpu
+	@$(BIN)/beph-store demo $(ARGS)
+
+test: $(VENV)/.dev
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(VENV)/.dev
+	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done
+
+wheel: | $(BIN)/python
+	@rm -rf build dist
+	@$(PIP) wheel --quiet --no-deps --wheel-dir dist .
+	@ls -l dist/*.whl
+
+constraints:
+	@rm -rf build/freeze && $(PYTHON) -m venv build/freeze
+	@set -o pipefail; build/freeze/bin/python -m pip --disable-pip-version-check install '.[dev]' | $(PYTHON) -c '$(SHOW)'
+	@{ sed -n '/^#/p' constraints.txt; build/freeze/bin/python -m pip freeze \
+	  | sed -n 's/^\([A-Za-z0-9._-]*==[^+ ]*\).*/\1/p' | sed '/^beph-store==/d' | sort -f; } > build/constraints.txt
+	@mv build/constraints.txt constraints.txt && rm -rf build/freeze && git diff --stat constraints.txt
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find beph_store cli kernels benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV) demo

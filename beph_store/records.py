@@ -98,6 +98,14 @@ class TissueMask:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Rasters:
+    """What the store keeps of a slide to look at: ``thumbnail`` (h, w, 3) uint8 RGB of all of it, and its tissue."""
+
+    thumbnail: NDArray[np.uint8]
+    tissue: TissueMask
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class TileSet:
     """The tiles of a slide in raster order; a tile's row here is its ``tile_index`` for ever.
 

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from beph_store.engine.plan import SlideTask
 from beph_store.engine.report import ReadStats
-from beph_store.records import SlideInfo, TileSet, TileSpec
-from beph_store.store import Rasters
+from beph_store.records import Rasters, SlideInfo, TileSet, TileSpec
 
 
 @dataclass(frozen=True, slots=True)

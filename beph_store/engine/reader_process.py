@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 from beph_store.engine.messages import Chunk, Closed, Failed, Free, Open, Opened, Read, Ready, RingSpec
 from beph_store.engine.report import ReadStats
 from beph_store.errors import BephStoreError
-from beph_store.records import TileSet, TileSpec
+from beph_store.records import Rasters, TileSet, TileSpec
 from beph_store.slides import SlideReader, TileReader, open_slide
-from beph_store.store import Rasters
 from beph_store.tiling import tile_slide
 from beph_store.tissue import find_tissue
 

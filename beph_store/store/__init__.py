@@ -2,7 +2,6 @@
 
 from beph_store.store.compact import CompactReport, compact
 from beph_store.store.query import query, write_parquet
-from beph_store.store.rasters import Rasters
 from beph_store.store.reader import RecipeRecord, RecipeSummary, Store
 from beph_store.store.registry import SlideRow
 from beph_store.store.verify import VerifyReport, verify
@@ -11,7 +10,6 @@ from beph_store.store.writer import ClaimedSlide, RecipeWriter
 __all__ = [
     "ClaimedSlide",
     "CompactReport",
-    "Rasters",
     "RecipeRecord",
     "RecipeSummary",
     "RecipeWriter",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +11,7 @@ import zarr
 from numpy.typing import NDArray
 
 from beph_store.errors import StoreError, UnknownSlide
-from beph_store.records import TissueMask
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Rasters:
-    """``thumbnail`` (h, w, 3) uint8 RGB of the whole slide; ``tissue`` its mask, perhaps of another size."""
-
-    thumbnail: NDArray[np.uint8]
-    tissue: TissueMask
+from beph_store.records import Rasters, TissueMask
 
 
 def write_rasters(path: Path, rasters: Rasters) -> None:

@@ -16,10 +16,10 @@ import pyarrow as pa
 from filelock import FileLock
 
 from beph_store.errors import BephStoreError, FormatUnknown, NotAStore, RecipeMismatch, UnknownSlide
-from beph_store.records import Embeddings, Recipe
+from beph_store.records import Embeddings, Rasters, Recipe
 from beph_store.store.durable import write_json
 from beph_store.store.layout import FORMAT, Layout, is_dataset
-from beph_store.store.rasters import Rasters, read_rasters
+from beph_store.store.rasters import read_rasters
 from beph_store.store.registry import Registry, SlideRow
 from beph_store.store.vectors import SlideRows
 from beph_store.store.writer import RecipeWriter

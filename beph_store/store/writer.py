@@ -25,10 +25,10 @@ from filelock import FileLock, Timeout
 from lance.fragment import FragmentMetadata, write_fragments
 
 from beph_store.errors import StoreError
-from beph_store.records import Recipe, SlideInfo, TileSet
+from beph_store.records import Rasters, Recipe, SlideInfo, TileSet
 from beph_store.store.durable import sync_lance
 from beph_store.store.layout import LANCE_VERSION, Layout, is_dataset, tiles_schema
-from beph_store.store.rasters import Rasters, write_rasters
+from beph_store.store.rasters import write_rasters
 from beph_store.store.registry import Registry, SlideRow
 from beph_store.store.staging import Ready, Spool, discard, plan_of, read_ready, write_ready
 from beph_store.store.vectors import assemble

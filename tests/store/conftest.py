@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beph_store.records import EncoderSpec, Recipe, SlideInfo, TileSet, TileSpec, TissueMask
-from beph_store.store import Rasters, RecipeWriter, SlideRow, Store
+from beph_store.records import EncoderSpec, Rasters, Recipe, SlideInfo, TileSet, TileSpec, TissueMask
+from beph_store.store import RecipeWriter, SlideRow, Store
 
 DIM = 16
 TILE = TileSpec(tile_px=224, mpp=0.5, stride_px=224, tissue_min=0.25, tissue_method="otsu-saturation")

@@ -16,7 +16,7 @@ def demo(
     json: JsonOption = False,
 ) -> None:
     """The whole job on a small sample, offline: draw slides, embed them, verify, look."""
-    from beph_store.engine import demo as run
+    from beph_store.engine.demo import demo as run
     from beph_store_cli.commands.ingest import show
     from beph_store_cli.progress import IngestProgress
 

@@ -22,8 +22,8 @@ def embed(
     import numpy as np
     from rich.progress import Progress
 
-    from beph_store.engine import embed as run
-    from beph_store.engine import find_images
+    from beph_store.engine.embed import embed as run
+    from beph_store.engine.embed import find_images
 
     found = find_images(images)
     with Progress(console=console(stderr=True), transient=True) as bars:

@@ -10,7 +10,7 @@ import typer
 from beph_store_cli.render import JsonOption, console, print_json, status, table
 
 if TYPE_CHECKING:
-    from beph_store.engine import IngestReport
+    from beph_store.engine.report import IngestReport
 
 Paths = Annotated[list[str] | None, typer.Argument(metavar="PATH…", help="Slides, folders, globs.", show_default=False)]
 
@@ -39,8 +39,8 @@ def ingest(
     json: JsonOption = False,
 ) -> None:
     """Embed slides into a store. Kill it at any time and run it again: nothing is lost or done twice."""
-    from beph_store.engine import IngestOptions
-    from beph_store.engine import ingest as run
+    from beph_store.engine.ingest import IngestOptions
+    from beph_store.engine.ingest import ingest as run
     from beph_store_cli.progress import IngestProgress
 
     options = IngestOptions(

@@ -91,7 +91,7 @@ def compact(store: StoreArgument, json: JsonOption = False) -> None:
 
 def doctor(json: JsonOption = False) -> None:
     """Which runtimes, readers and devices can be used here, and why the others cannot."""
-    from beph_store.engine import examine
+    from beph_store.engine.doctor import examine
 
     findings = examine()
     if json:

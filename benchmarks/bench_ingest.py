@@ -1,0 +1,119 @@
+"""Does ingest run at the encoder's own rate, and does its memory stay flat?
+
+    python benchmarks/bench_ingest.py SLIDES… [--encoder beph-mini] [--name ingest]
+
+Every slide is ingested by `beph-store ingest` in a process of its own, as a user would. Around each ingest the
+same encoder, with the same threads and the same batch, is timed on tiles of that slide lying in memory: before and
+after, so that a drift of the machine shows. The ratio is tiles/s of the ingest ÷ the mean of the two.
+
+``whole`` counts everything from the command's first work to its last commit, starting reader processes and finding
+tissue included; ``steady`` only from the first batch to the last. The physical limit of the ratio is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import conditions, write
+from numpy.typing import NDArray
+
+from beph_store.encoders import load_bundle
+from beph_store.engine.ingest import IngestOptions, make_recipe
+from beph_store.engine.reader_process import survey
+from beph_store.runtimes import Runtime, select_runtime
+from beph_store.slides import TileReader, open_slide
+
+_TILES = 256
+
+
+def tiles_in_memory(slide: Path, encoder: str) -> NDArray[np.uint8]:
+    """(n, H, W, 3) uint8, some tissue tiles of the slide."""
+    spec = make_recipe(load_bundle(encoder), IngestOptions()).tile
+    with open_slide(slide, slide_id=slide.name) as opened:
+        tiles, _ = survey(opened, spec)
+        index = np.linspace(0, len(tiles) - 1, min(_TILES, len(tiles))).astype(np.int32)
+        pixels = np.empty((len(index), spec.tile_px, spec.tile_px, 3), np.uint8)
+        TileReader(opened, tiles).read(index, pixels)
+    return pixels
+
+
+def encoder_rate(runtime: Runtime, pixels: NDArray[np.uint8], seconds: float = 15.0) -> float:
+    """Tiles per second of the encoder alone, in batches of its own size."""
+    runtime.encode(pixels[: runtime.batch])
+    done, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        for at in range(0, len(pixels) - runtime.batch + 1, runtime.batch):
+            runtime.encode(pixels[at : at + runtime.batch])
+            done += runtime.batch
+    return done / (time.perf_counter() - start)
+
+
+_CHILD = """
+import json, resource, sys
+from beph_store.engine.ingest import IngestOptions, ingest
+report = ingest([sys.argv[1]], sys.argv[2], options=IngestOptions(encoder=sys.argv[3]))
+assert not report.failed, report.failed
+peak = [resource.getrusage(who).ru_maxrss / 1e3 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+print(json.dumps({**report.to_json(), "peak_mb": peak}))
+"""
+
+
+def ingest_once(slide: Path, encoder: str) -> dict[str, Any]:
+    """The report of one ingest into a fresh store, with the peak memory (engine, largest reader) in MB."""
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, "-c", _CHILD, str(slide), f"{folder}/store", encoder],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+
+def measure(slide: Path, encoder: str) -> dict[str, Any]:
+    """All figures of one slide."""
+    bundle = load_bundle(encoder)
+    pixels = tiles_in_memory(slide, encoder)
+    runtime = select_runtime("auto", bundle.onnx_path(), bundle.spec)
+    before = encoder_rate(runtime, pixels)
+    report = ingest_once(slide, encoder)
+    after = encoder_rate(runtime, pixels)
+    alone = (before + after) / 2
+    steady = report["tiles"] / report["steady_seconds"]
+    return {
+        "slide": slide.name,
+        "tiles": report["tiles"],
+        "encoder_alone_tiles_per_second": [round(before, 1), round(after, 1)],
+        "ingest_tiles_per_second": round(report["tiles_per_second"], 1),
+        "ratio_whole": round(report["tiles_per_second"] / alone, 3),
+        "ratio_steady": round(steady / alone, 3),
+        "busy": {stage: value["busy"] for stage, value in report["stages"].items()},
+        "bottleneck": report["bottleneck"],
+        "decode_amplification": report["decode_amplification"],
+        "peak_mb_engine": round(report["peak_mb"][0]),
+        "peak_mb_reader": round(report["peak_mb"][1]),
+    }
+
+
+def main() -> None:
+    """Measure every slide and write the result file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("slides", nargs="+", type=Path)
+    parser.add_argument("--encoder", default="beph-mini")
+    parser.add_argument("--name", default="ingest")
+    args = parser.parse_args()
+    rows = [measure(slide, args.encoder) for slide in sorted(args.slides, key=os.path.getsize)]
+    write(args.name, {**conditions("onnxruntime", "pylance", "openslide-bin"), "encoder": args.encoder, "slides": rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -131,7 +131,8 @@ class Painter:
         sx, sy = px + self._shift[0], py + self._shift[1]
         turn = len(self._lib.spindles)
         angle = np.round(self._tex.angle.points(sx, sy) / np.pi * turn).astype(np.int64) % turn
-        for i in np.nonzero(number % 100 < 48)[0]:
+        hollow = self._tex.rough.points(sx, sy) + 0.4 * self._tex.wide.points(sx, sy) > 1.75
+        for i in np.nonzero((number % 100 < 48) & ~hollow)[0]:
             n = int(number[i]) // 100
             stamp = self._lib.lymphocytes[n % 16] if n % 11 == 0 else self._lib.spindles[angle[i]][n % 4]
             press(he, stamp, round(px[i] - box[0]), round(py[i] - box[1]))

@@ -1,0 +1,111 @@
+"""Reader processes: what they deliver, and that their death costs one slide."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from beph_store.engine.messages import Closed, Failed, Opened
+from beph_store.engine.plan import plan
+from beph_store.engine.readers import Event, ReaderPool, RingShape, Tiles
+from beph_store.records import TileSpec
+from beph_store.slides import open_slide
+
+SPEC = TileSpec(224, 0.5, 224, 0.25, "otsu-saturation")
+
+
+@pytest.fixture(scope="module")
+def folder(drawn_slide, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("slides")
+    for name in ("a.tif", "b.tif", "c.tif"):
+        shutil.copy(drawn_slide.path, out / name)
+    return out
+
+
+def _serve(pool: ReaderPool, event: Event) -> None:
+    if isinstance(event, Opened):
+        pool.read(event.slide_id, np.arange(len(event.tiles), dtype=np.int32))
+    elif isinstance(event, Tiles):
+        pool.give_back(event)
+
+
+def test_every_tile_comes_once_with_the_pixels_of_the_slide(folder: Path) -> None:
+    pool = ReaderPool(plan([folder]), SPEC, workers=2, shape=RingShape(slots=2, chunk=7))
+    origins, seen, checked = {}, {}, 0
+    with open_slide(folder / "a.tif", prefer="openslide") as slide:
+        for event in pool.events():
+            if isinstance(event, Opened):
+                origins[event.slide_id] = event.tiles.origin_l0
+                seen[event.slide_id] = []
+            if isinstance(event, Tiles):
+                assert event.ok.all()
+                seen[event.slide_id] += event.tile_index.tolist()
+                x, y = origins[event.slide_id][event.tile_index[-1]].tolist()
+                np.testing.assert_array_equal(event.pixels[len(event.tile_index) - 1], slide.read_level(0, x, y, 224, 224))
+                checked += 1
+            assert not isinstance(event, Failed)
+            _serve(pool, event)
+    assert {name: sorted(index) for name, index in seen.items()} == {
+        name: list(range(len(origin))) for name, origin in origins.items()
+    }
+    assert len(seen) == 3
+    assert checked >= 3
+
+
+def test_a_reader_that_dies_costs_its_slide_only(folder: Path) -> None:
+    pool = ReaderPool(plan([folder]), SPEC, workers=1)
+    ends = {}
+    for event in pool.events():
+        if isinstance(event, Opened) and event.slide_id == "b.tif":
+            os.kill(pool._readers[0].process.pid, signal.SIGSEGV)
+            continue
+        if isinstance(event, Closed | Failed):
+            ends[event.slide_id] = event
+        _serve(pool, event)
+    assert isinstance(ends["b.tif"], Failed)
+    assert f"signal {signal.SIGSEGV.value}" in ends["b.tif"].error
+    assert isinstance(ends["a.tif"], Closed)
+    assert isinstance(ends["c.tif"], Closed)
+
+
+def test_a_hung_reader_is_stopped(folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr("beph_store.engine.readers.STALL_SECONDS", 1.5)
+    pool = ReaderPool(plan([folder]), SPEC, workers=1)
+    ends = {}
+    stopped = False
+    for event in pool.events():
+        _serve(pool, event)
+        if isinstance(event, Opened) and not stopped:
+            os.kill(pool._readers[0].process.pid, signal.SIGSTOP)
+            stopped = True
+        if isinstance(event, Closed | Failed):
+            ends[event.slide_id] = event
+    assert "did nothing" in ends["a.tif"].error
+    assert isinstance(ends["b.tif"], Closed)
+
+
+def test_nothing_is_left_behind(folder: Path) -> None:
+    before = set(Path("/dev/shm").glob("beph-store-ring-*")) if Path("/dev/shm").is_dir() else set()
+    pool = ReaderPool(plan([folder]), SPEC, workers=1)
+    processes = [reader.process for reader in pool._readers]
+    for event in pool.events():
+        if isinstance(event, Opened):
+            pool.stop()
+    assert not any(process.is_alive() for process in processes)
+    if Path("/dev/shm").is_dir():
+        assert set(Path("/dev/shm").glob("beph-store-ring-*")) == before
+
+
+def test_what_is_not_admitted_is_not_read(folder: Path) -> None:
+    pool = ReaderPool(plan([folder]), SPEC, workers=1, admit=lambda task: task.slide_id == "c.tif")
+    ends = []
+    for event in pool.events():
+        _serve(pool, event)
+        if isinstance(event, Closed):
+            ends.append(event.slide_id)
+    assert ends == ["c.tif"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from beph_store.errors import MppImplausible, MppMissing
+from beph_store.errors import MppImplausible, MppMissing, SlideError
 
 Size = tuple[int, int]
 """(width, height) in px."""
@@ -18,6 +18,8 @@ Size = tuple[int, int]
 MPP_RANGE = (0.05, 20.0)
 #: Pixels whose sides differ by more than this share are refused, not squeezed.
 ANISOTROPY_MAX = 0.01
+#: Tiles may be enlarged by this share: mpp values of one scanner differ that much.
+UPSAMPLING_MAX = 0.05
 
 
 def check_mpp(mpp_x: float | None, mpp_y: float | None) -> tuple[float, float]:
@@ -66,3 +68,12 @@ def level_for(downsample: float, level_sizes: Sequence[Size]) -> int:
         if have <= downsample * 1.005 and have >= downsamples(level_sizes)[best]:
             best = level
     return best
+
+
+def check_scale(mpp: float, mpp_l0: float) -> None:
+    """Raise SlideError where ``mpp`` is finer than level 0 by more than ``UPSAMPLING_MAX``: detail cannot be made up."""
+    if mpp * (1 + UPSAMPLING_MAX) < mpp_l0:
+        raise SlideError(
+            f"the slide has {mpp_l0:g} µm per px, coarser than the requested {mpp:g}: pass --mpp {mpp_l0:g} or "
+            "coarser, with an encoder trained at that scale"
+        )

@@ -1,1 +1,12 @@
-""""""
+"""Whole slides: find them, open them, read regions and tiles of them.
+
+``open_slide`` walks an ordered table of backends (`table`), one file each; `reader` is what it returns,
+`tiles` reads the tiles of a `TileSet` from it. Every region is uint8 RGB on white.
+"""
+
+from beph_store.slides.find import find_slides, fingerprint, is_slide
+from beph_store.slides.reader import SlideReader
+from beph_store.slides.table import BACKENDS, open_slide
+from beph_store.slides.tiles import TileReader
+
+__all__ = ["BACKENDS", "SlideReader", "TileReader", "find_slides", "fingerprint", "is_slide", "open_slide"]

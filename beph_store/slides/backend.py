@@ -1,0 +1,94 @@
+"""What a backend is: one file that opens one kind of slide and paints regions of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beph_store.geometry import Size
+from beph_store.records import MppSource
+from beph_store.slides.tiffdir import TiffLayout
+
+UInt8 = NDArray[np.uint8]
+Kind = Literal["tiff", "dicom", "image", "other"]
+
+#: Decoded macro-tiles a reader may hold.
+CACHE_BYTES = 256 << 20
+
+
+class Declined(Exception):
+    """Not a file for this backend; the next one in the table is asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatedMpp:
+    """Level-0 pixel size in µm as the file states it, and which part of the file does."""
+
+    x: float
+    y: float
+    source: MppSource
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Probe:
+    """A regular file, looked at but not opened: its ``kind`` by content, and its TIFF layout, checked."""
+
+    path: Path
+    kind: Kind
+    tiff: TiffLayout | None = None
+    cache_bytes: int = CACHE_BYTES
+
+
+class Backend(ABC):
+    """An open file. Translates every foreign error into SlideUnreadable with a one-line reason.
+
+    ``read`` may be called from several threads.
+    """
+
+    name: ClassVar[str]
+    level_sizes: tuple[Size, ...]
+    stated_mpp: StatedMpp | None = None
+    #: Off while something else than tiles is read; see ``counts``.
+    counting: bool = True
+    #: Decoded macro-tiles that are held.
+    cache_bytes: int = CACHE_BYTES
+    #: What the user should know about the choice of this backend; one line.
+    note: str = ""
+
+    @abstractmethod
+    def read(self, level: int, x: int, y: int, out: UInt8) -> None:
+        """Paint ``out`` (h, w, 3) uint8 RGB with the region at (x, y) in px of ``level``, all inside the level.
+
+        Where the slide has no pixels the result is white. Raises SlideUnreadable, and the
+        reader stays usable for other regions.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the file."""
+
+    def macro_tile(self, level: int) -> Size | None:
+        """(width, height) of what the file compresses as one; None where this backend does not know."""
+        return None
+
+    def trim(self, keep_bytes: int) -> None:
+        """Drop decoded macro-tiles until at most ``keep_bytes`` are held."""
+
+    @property
+    def counts(self) -> tuple[int, int] | None:
+        """(macro-tiles decoded, distinct ones among them) while ``counting``; None where this backend does not know."""
+        return None
+
+    def __enter__(self) -> Backend:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,123 @@
+"""An open slide, whatever opened it."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+import numpy as np
+
+from beph_store.geometry import Size, downsamples, level_for
+from beph_store.records import SlideInfo
+from beph_store.slides.backend import Backend, UInt8
+from beph_store_kernels import reduce_area
+
+#: An overview is read in strips of about this many pixels, so that a slide of one level fits in memory.
+_STRIP_PX = 4 << 20
+#: Decoded macro-tiles held between two strips.
+_STRIP_CACHE_BYTES = 32 << 20
+
+
+class SlideReader:
+    """One open slide. Usable from several threads; close it, or use it as a context.
+
+    ``info`` what is known of it; ``backend`` the name of what reads it; ``note`` what the user should know
+    about that choice, often empty.
+    """
+
+    def __init__(self, info: SlideInfo, backend: Backend) -> None:
+        self.info = info
+        self.downsamples = downsamples(info.level_sizes)
+        self._backend = backend
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend in the table."""
+        return self._backend.name
+
+    @property
+    def note(self) -> str:
+        """What the user should know about the choice of backend; one line, often empty."""
+        return self._backend.note
+
+    @property
+    def cache_bytes(self) -> int:
+        """Decoded macro-tiles that may be held."""
+        return self._backend.cache_bytes
+
+    @property
+    def decodes(self) -> int | None:
+        """Macro-tiles decoded for regions so far (overviews are not counted); None where the backend cannot know."""
+        counts = self._backend.counts
+        return None if counts is None else counts[0]
+
+    @property
+    def distinct(self) -> int | None:
+        """Distinct macro-tiles among ``decodes``; the quotient is the decode amplification."""
+        counts = self._backend.counts
+        return None if counts is None else counts[1]
+
+    def macro_tile(self, level: int) -> Size | None:
+        """(width, height) px of what the file compresses as one; None where the backend cannot know."""
+        return self._backend.macro_tile(level)
+
+    def read_level(self, level: int, x: int, y: int, w: int, h: int) -> UInt8:
+        """(h, w, 3) uint8 RGB of the region at (x, y), all in px of ``level``; white where the slide has no pixels.
+
+        The region may lie partly or wholly outside. Raises SlideUnreadable where the file is damaged, and
+        stays usable; ValueError for a level that is not there or an empty region.
+        """
+        out = np.empty((h, w, 3), np.uint8)
+        self.read_into(level, x, y, out)
+        return out
+
+    def read_into(self, level: int, x: int, y: int, out: UInt8) -> None:
+        """``read_level`` into ``out`` (h, w, 3) uint8, whose shape is the size of the region."""
+        if not 0 <= level < len(self.info.level_sizes):
+            raise ValueError(f"level {level} of {len(self.info.level_sizes)}")
+        h, w = out.shape[:2]
+        if h < 1 or w < 1:
+            raise ValueError(f"a region of {w} × {h} px")
+        width, height = self.info.level_sizes[level]
+        left, top = max(x, 0), max(y, 0)
+        right, bottom = min(x + w, width), min(y + h, height)
+        if (left, top, right, bottom) == (x, y, x + w, y + h):
+            self._backend.read(level, x, y, out)
+            return
+        out[...] = 255
+        if right > left and bottom > top:
+            inside = out[top - y : bottom - y, left - x : right - x]
+            self._backend.read(level, left, top, inside)
+
+    def overview(self, mpp: float = 8.0, max_px: int = 4096) -> tuple[UInt8, float, float]:
+        """The whole slide, small: image (h, w, 3) uint8 RGB and the µm per px of its two axes.
+
+        From the smallest level not coarser than ``mpp``, averaged over whole blocks; so the scale is what comes
+        nearest to ``mpp``, and coarser where the longer side would exceed ``max_px``. A block that hangs over the
+        right or lower edge is the mean of what the slide has of it. Raises SlideUnreadable.
+        """
+        level = level_for(mpp / self.info.mpp, self.info.level_sizes)
+        width, height = self.info.level_sizes[level]
+        mpp_x = self.info.mpp_x * self.info.size_l0[0] / width
+        mpp_y = self.info.mpp_y * self.info.size_l0[1] / height
+        factor = max(1, round(mpp / ((mpp_x + mpp_y) / 2)), -(-max(width, height) // max_px))
+        image = np.empty((-(-height // factor), -(-width // factor), 3), np.uint8)
+        rows = max(1, _STRIP_PX // (width * factor)) * factor
+        self._backend.counting = False
+        for top in range(0, height, rows):
+            strip = self.read_level(level, 0, top, width, min(rows, height - top))
+            image[top // factor : -(-(top + len(strip)) // factor)] = reduce_area(strip, factor)
+            self._backend.trim(_STRIP_CACHE_BYTES)
+        self._backend.counting = True
+        return image, mpp_x * factor, mpp_y * factor
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._backend.close()
+
+    def __enter__(self) -> SlideReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

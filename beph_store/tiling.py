@@ -10,15 +10,15 @@ from beph_store.geometry import check_scale
 from beph_store.records import SlideInfo, TileSet, TileSpec, TissueMask
 from beph_store_kernels import tissue_fraction
 
-#: The grid is worked through in bands of about this many tiles: with a small stride all of it would not fit in memory.
+#: The grid is worked through in bands of about this many tiles: all of it may not fit in memory.
 _CHUNK_TILES = 1 << 20
 
 
 def tile_slide(info: SlideInfo, spec: TileSpec, mask: TissueMask | None = None) -> TileSet:
     """The tiles of a slide, row by row from its top left corner.
 
-    The grid steps by the exact stride at the slide's true mpp and rounds each origin on its own, so nothing drifts
-    over a long slide. Only tiles that lie inside the slide are made: none hangs over the right or lower edge.
+    The grid steps by the exact stride at the slide's true mpp and rounds each origin on its own, so nothing
+    drifts over a long slide. Only tiles that lie inside the slide are made: none hangs over an edge.
     A tile is kept when its share of tissue, exact over the mask, is at least ``spec.tissue_min``; without a
     mask all are, with a share of 1. ``spec.limit`` is left to the caller.
 
@@ -29,7 +29,8 @@ def tile_slide(info: SlideInfo, spec: TileSpec, mask: TissueMask | None = None) 
     columns, rows = (origins(side, footprint, spec.stride_l0(info.mpp)) for side in info.size_l0)
     if len(columns) * len(rows) >= 2**31:
         raise SlideError(
-            f"a grid of {len(columns)} × {len(rows)} tiles: raise --stride-px or --mpp", slide_id=info.slide_id
+            f"a grid of {len(columns)} × {len(rows)} tiles: raise --stride-px or --mpp",
+            slide_id=info.slide_id,
         )
     kept, shares = [np.zeros((0, 2), np.int32)], [np.zeros(0, np.float32)]
     step = max(1, _CHUNK_TILES // max(1, len(columns)))

@@ -82,7 +82,7 @@ def _by_stain(image: UInt8, mpp: tuple[float, float], *, keep_ink: bool) -> Mask
 
 
 def glass_colour(image: UInt8) -> Float:
-    """(3,) float32 RGB of the empty slide: the median of bright grey pixels, white where there are hardly any.
+    """(3,) float32 RGB of the empty slide: the median of bright grey pixels, white if there are few.
 
     Pure white is left out: scanners fill with it what they did not scan.
     """
@@ -91,7 +91,8 @@ def glass_colour(image: UInt8) -> Float:
     glass = (low > 200) & (high < 254) & (high - low < 16)
     if np.count_nonzero(glass) < 0.005 * glass.size:
         return np.full(3, 255, np.float32)
-    return np.median(sample[glass], axis=0).astype(np.float32)
+    colour: Float = np.median(sample[glass], axis=0).astype(np.float32)
+    return colour
 
 
 def thinned(image: NDArray[Any]) -> NDArray[Any]:
@@ -101,7 +102,7 @@ def thinned(image: NDArray[Any]) -> NDArray[Any]:
 
 
 def optical_density(channels: Sequence[UInt8], glass: Float) -> list[Float]:
-    """R, G and B, each (h, w) uint8 in and float32 out; natural logarithm, 0 on ``glass`` and anything brighter."""
+    """R, G and B, each (h, w) uint8 in, float32 out; natural logarithm, 0 on ``glass`` and above."""
     level = np.arange(1, 257, dtype=np.float32)
     tables = [np.maximum(np.log((max(float(light), 1) + 1) / level), 0).astype(np.float32) for light in glass]
     return [table[channel] for table, channel in zip(tables, channels, strict=True)]
@@ -112,7 +113,7 @@ def stain_amount(density: Sequence[Float]) -> Float:
     red, green, blue = density
     low, high = np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
     darkness = np.maximum((red + green + blue) / 3 - DARKNESS_FROM, 0)
-    amount: Float = high - low + DARKNESS_WEIGHT * darkness
+    amount: Float = (high - low + DARKNESS_WEIGHT * darkness).astype(np.float32, copy=False)
     return amount
 
 
@@ -138,10 +139,11 @@ def black(channels: Sequence[UInt8]) -> Mask:
 
 
 def ink(density: Sequence[Float]) -> Mask:
-    """Green, blue and red marker pens. Inks are purer than stains: they let one or two primaries through unhindered.
+    """Green, blue and red marker pens. Inks are purer than stains: they let one or two primaries through.
 
-    Green and blue pens take most from red, green light far less. Haematoxylin takes from red and green
-    alike. Red pens take green and blue alike and hardly any red; eosin takes half as much from blue as from green.
+    Green and blue pens take most from red, far less from green. Haematoxylin takes from red and green
+    alike. Red pens take green and blue alike and hardly any red; eosin takes half as much from blue as
+    from green.
     """
     red, green, blue = density
     strong = np.maximum(np.maximum(red, green), blue) > 0.5

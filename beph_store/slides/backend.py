@@ -63,7 +63,7 @@ class Backend(ABC):
 
     @abstractmethod
     def read(self, level: int, x: int, y: int, out: UInt8) -> None:
-        """Paint ``out`` (h, w, 3) uint8 RGB with the region at (x, y) in px of ``level``, all inside the level.
+        """Paint ``out`` (h, w, 3) uint8 RGB with the region at (x, y), all of it inside ``level``, in its px.
 
         Where the slide has no pixels the result is white. Raises SlideUnreadable, and the
         reader stays usable for other regions.
@@ -77,12 +77,12 @@ class Backend(ABC):
         """(width, height) of what the file compresses as one; None where this backend does not know."""
         return None
 
-    def trim(self, keep_bytes: int) -> None:
+    def trim(self, keep_bytes: int) -> None:  # noqa: B027 - most backends hold nothing
         """Drop decoded macro-tiles until at most ``keep_bytes`` are held."""
 
     @property
     def counts(self) -> tuple[int, int] | None:
-        """(macro-tiles decoded, distinct ones among them) while ``counting``; None where this backend does not know."""
+        """(macro-tiles decoded, distinct ones among them) while ``counting``; None where it cannot know."""
         return None
 
     def __enter__(self) -> Backend:

@@ -1,7 +1,7 @@
 """DICOM whole-slide images (VL WSI) that OpenSlide refuses, and which files make one series.
 
-The files of one folder and one SeriesInstanceUID are one slide, each a pyramid level. Frames are found by their
-position in the file and decoded one by one.
+The files of one folder and one SeriesInstanceUID are one slide, each a pyramid level. Frames are found
+by their position in the file and decoded one by one.
 """
 
 from __future__ import annotations
@@ -29,10 +29,21 @@ _JPEG = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
 _JPEG2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
 _JPEG_LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
 _RAW = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
-_USED = (
-    "SeriesInstanceUID SOPClassUID ImageType TotalPixelMatrixColumns TotalPixelMatrixRows Columns Rows BitsAllocated "
-    "NumberOfFrames ConcatenationUID SamplesPerPixel PhotometricInterpretation PlanarConfiguration"
-).split()
+_USED = [
+    "SeriesInstanceUID",
+    "SOPClassUID",
+    "ImageType",
+    "TotalPixelMatrixColumns",
+    "TotalPixelMatrixRows",
+    "Columns",
+    "Rows",
+    "BitsAllocated",
+    "NumberOfFrames",
+    "ConcatenationUID",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+]
 _UNDEFINED = 0xFFFFFFFF
 
 
@@ -74,7 +85,7 @@ class DicomBackend(MacroTiled):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Level:
-    """One file of the series: ``frame_at`` (column, row) → frame number; ``extents`` (offset, bytes) of each frame."""
+    """One file of the series: ``frame_at`` (column, row) → frame; ``extents`` (offset, bytes) of a frame."""
 
     path: Path
     size: Size
@@ -139,7 +150,9 @@ def _levels(files: list[Path], named: Path) -> list[_Level]:
             continue
         level = _level(header, path)
         if level.size in levels:
-            raise SlideUnreadable(f"{path.name} and {levels[level.size].path.name} are one level twice", path=named)
+            raise SlideUnreadable(
+                f"{path.name} and {levels[level.size].path.name} are one level twice", path=named
+            )
         levels[level.size] = level
     if not levels:
         raise SlideUnreadable(f"{named.name} is a {_image_kind(named)}, not a slide", path=named)
@@ -147,7 +160,8 @@ def _levels(files: list[Path], named: Path) -> list[_Level]:
 
 
 def _image_kind(path: Path) -> str:
-    kinds = list(_header(path).get("ImageType", ()))
+    header = _header(path)
+    kinds = [] if header is None else list(header.get("ImageType", ()))
     return str(kinds[2]).lower() if len(kinds) > 2 else "picture"
 
 
@@ -160,7 +174,9 @@ def _level(header: Any, path: Path) -> _Level:
         raise refuse(f"DICOM, but not a whole slide ({kind})")
     size = int(header.get("TotalPixelMatrixColumns", 0)), int(header.get("TotalPixelMatrixRows", 0))
     frame = int(header.get("Columns", 0)), int(header.get("Rows", 0))
-    if not all(1 <= side <= MAX_SIDE_PX for side in size) or not all(1 <= side <= MAX_TILE_PX for side in frame):
+    if not all(1 <= side <= MAX_SIDE_PX for side in size) or not all(
+        1 <= side <= MAX_TILE_PX for side in frame
+    ):
         raise refuse(f"an image of {size[0]} × {size[1]} px in frames of {frame[0]} × {frame[1]}")
     if int(header.get("BitsAllocated", 0)) != 8:
         raise refuse(f"{header.get('BitsAllocated')}-bit samples: only 8-bit RGB and grey slides are read")
@@ -175,7 +191,7 @@ def _level(header: Any, path: Path) -> _Level:
         extents = _extents(path, header, frames, frame)
         decode = _decoder(header, path, frame, extents)
     except (struct.error, OSError, AttributeError, IndexError, KeyError, ValueError) as error:
-        raise refuse(f"damaged: {(str(error).splitlines() or [''])[0]}") from error
+        raise refuse(f"{(str(error).splitlines() or [''])[0]}") from error
     return _Level(path, size, frame, _stated(header), positions, extents, decode)
 
 
@@ -190,7 +206,7 @@ def _stated(header: Any) -> StatedMpp | None:
 
 
 def _positions(header: Any, grid: Grid, frames: int) -> dict[tuple[int, int], int]:
-    """(column, row) → frame number. Raises ValueError where the file does not say and the count does not tell."""
+    """(column, row) → frame number. ValueError where the file does not say: no order is guessed."""
     groups = header.get("PerFrameFunctionalGroupsSequence")
     if groups is not None and header.get("DimensionOrganizationType") != "TILED_FULL":
         found = {}
@@ -202,6 +218,8 @@ def _positions(header: Any, grid: Grid, frames: int) -> dict[tuple[int, int], in
                 raise ValueError("frames that do not lie on a grid")
             found[(x // grid.tile[0], y // grid.tile[1])] = number
         return found
+    if header.get("DimensionOrganizationType") != "TILED_FULL":
+        raise ValueError("it does not say where its frames lie (neither TILED_FULL nor positions)")
     if frames != grid.columns * grid.rows:
         raise ValueError(f"{frames} frames for a grid of {grid.columns} × {grid.rows}")
     return {(number % grid.columns, number // grid.columns): number for number in range(frames)}
@@ -256,8 +274,10 @@ def _grouped(
     raise ValueError(f"{len(fragments)} fragments for {frames} frames")
 
 
-def _decoder(header: Any, path: Path, frame: Size, extents: list[tuple[int, int]]) -> Callable[[bytes], UInt8]:
-    """Bytes of a frame to (h, w, 3) uint8, by the transfer syntax. Raises ValueError for one that is not read."""
+def _decoder(
+    header: Any, path: Path, frame: Size, extents: list[tuple[int, int]]
+) -> Callable[[bytes], UInt8]:
+    """Bytes of a frame to (h, w, 3) uint8, by the transfer syntax. ValueError for one that is not read."""
     syntax, colour = str(header.file_meta.TransferSyntaxUID), str(header.get("PhotometricInterpretation", ""))
     samples = int(header.SamplesPerPixel)
     if colour not in ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "MONOCHROME2"):
@@ -267,7 +287,9 @@ def _decoder(header: Any, path: Path, frame: Size, extents: list[tuple[int, int]
     if syntax in (*_JPEG2000, *_JPEG_LS):
         if colour == "YBR_FULL" or colour == "YBR_FULL_422":
             raise ValueError(f"{colour} in JPEG 2000 or JPEG-LS")
-        return functools.partial(_by_imagecodecs, "jpeg2k_decode" if syntax in _JPEG2000 else "jpegls_decode", frame)
+        return functools.partial(
+            _by_imagecodecs, "jpeg2k_decode" if syntax in _JPEG2000 else "jpegls_decode", frame
+        )
     if syntax in _RAW:
         if colour not in ("RGB", "MONOCHROME2"):
             raise ValueError(f"uncompressed {colour}")
@@ -287,7 +309,7 @@ def _by_imagecodecs(codec: str, frame: Size, data: bytes) -> UInt8:
 
     try:
         image = np.asarray(getattr(imagecodecs, codec)(data))
-    except Exception as error:  # noqa: BLE001 - every codec has an error class of its own
+    except Exception as error:
         raise SlideUnreadable(f"{codec}: {(str(error).splitlines() or [''])[0]}") from error
     return _shaped(image, frame)
 

@@ -12,10 +12,24 @@ from beph_store.errors import SlideUnreadable
 
 #: Formats that are slides wherever they lie.
 SLIDE_SUFFIXES = frozenset(
-    ".svs .tif .tiff .btf .ndpi .scn .mrxs .bif .svslide .vms .vmu .czi .dcm".split()
+    [
+        ".svs",
+        ".tif",
+        ".tiff",
+        ".btf",
+        ".ndpi",
+        ".scn",
+        ".mrxs",
+        ".bif",
+        ".svslide",
+        ".vms",
+        ".vmu",
+        ".czi",
+        ".dcm",
+    ]
 )
 #: Formats that may be a picture of anything: taken from a folder only where it holds no slide.
-IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg".split())
+IMAGE_SUFFIXES = frozenset([".png", ".jpg", ".jpeg"])
 
 _BLOCK = 64 << 10
 _BLOCKS = 16
@@ -30,8 +44,8 @@ def find_slides(root: str | Path) -> list[tuple[str, Path]]:
     """(slide_id, path) of every slide at or under ``root``, sorted by id.
 
     The id is the path relative to ``root``, with "/" and with the suffix; of a file named directly, its name.
-    Files of one DICOM series are one slide, named after the first. Hidden files and folders, files of size 0 links to nothing
-    and anything but regular files are left out; a link to a file is followed, a link to a folder is not.
+    The files of one DICOM series are one slide, named after the first. Left out are hidden files and folders,
+    and anything but regular files. A link to a file is followed, a link to a folder is not.
 
     Raises SlideUnreadable where ``root`` is not there, or is named directly and is no regular file.
     """

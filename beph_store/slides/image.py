@@ -1,4 +1,4 @@
-"""PNG and JPEG pictures of one level, held in memory. Their pixel size has to be declared: dpi is for print."""
+"""PNG and JPEG pictures, held in memory. Their pixel size has to be declared: dpi is for print."""
 
 from __future__ import annotations
 
@@ -38,9 +38,13 @@ def _pixels(probe: Probe) -> UInt8:
     try:
         with Image.open(probe.path) as picture:
             if picture.mode not in _MODES:
-                raise SlideUnreadable(f"{name}: pixels of type {picture.mode}: only 8-bit RGB, RGBA and grey are read")
+                raise SlideUnreadable(
+                    f"{name}: pixels of type {picture.mode}: only 8-bit RGB, RGBA and grey are read"
+                )
             if picture.width * picture.height > MAX_PX:
-                raise SlideUnreadable(f"{name}: more than {MAX_PX} px in one picture: convert it to a tiled TIFF")
+                raise SlideUnreadable(
+                    f"{name}: more than {MAX_PX} px in one picture: convert it to a tiled TIFF"
+                )
             if picture.format == "JPEG" and picture.mode == "RGB":
                 return _strict_jpeg(probe)
             if picture.mode == "RGB":

@@ -1,6 +1,6 @@
 """One JPEG macro-tile to pixels, strictly.
 
-Pixels equal OpenSlide's (the same libjpeg-turbo, exact DCT, fancy upsampling). Damage counts as an error here:
+Pixels equal OpenSlide's (the same libjpeg-turbo, exact DCT, fancy upsampling). Damage is an error here:
 most decoders paint over it in grey without a word, and such a tile must not be encoded.
 """
 
@@ -25,7 +25,7 @@ class JpegError(ValueError):
 class JpegReader:
     """Decodes streams of ``size`` (width, height) px whose components are RGB, or YCbCr.
 
-    ``tables`` is what TIFF calls JPEGTables: a stream of quantisation and Huffman tables that the tiles leave out.
+    ``tables`` is TIFF's JPEGTables: a stream of quantisation and Huffman tables that the tiles leave out.
     """
 
     size: Size
@@ -46,7 +46,9 @@ class JpegReader:
             height, width, _, _ = simplejpeg.decode_jpeg_header(stream)
             # Before decoding: the header of a hostile tile may promise 65,535 × 65,535 px.
             if (width, height) != self.size:
-                raise JpegError(f"a JPEG of {width} × {height} px where {self.size[0]} × {self.size[1]} belong")
+                raise JpegError(
+                    f"a JPEG of {width} × {height} px where {self.size[0]} × {self.size[1]} belong"
+                )
             image: NDArray[np.uint8] = simplejpeg.decode_jpeg(stream)
         except ValueError as error:
             raise JpegError(str(error).splitlines()[0]) from error

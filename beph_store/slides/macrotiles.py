@@ -125,7 +125,9 @@ class MacroTiled(Backend):
             if entry is None:
                 out[to_y, to_x] = 255
             else:
-                out[to_y, to_x] = entry[to_y.start - top : to_y.stop - top, to_x.start - left : to_x.stop - left]
+                out[to_y, to_x] = entry[
+                    to_y.start - top : to_y.stop - top, to_x.start - left : to_x.stop - left
+                ]
 
     def _entry(self, key: Key) -> Entry:
         try:
@@ -149,7 +151,10 @@ class MacroTiled(Backend):
 
 
 class BlockFile:
-    """Reads byte ranges of a file from any thread. Not a memory map: a file cut short under one kills the process."""
+    """Reads byte ranges of a file from any thread.
+
+    Not a memory map: a file that is cut short under one kills the process.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -160,7 +165,9 @@ class BlockFile:
         try:
             data = os.pread(self._descriptor, count, offset)
         except OSError as error:
-            raise SlideUnreadable(f"{error.strerror} while reading {self.path.name}", path=self.path) from error
+            raise SlideUnreadable(
+                f"{error.strerror} while reading {self.path.name}", path=self.path
+            ) from error
         if len(data) != count:
             raise SlideUnreadable("beyond the end of the file", path=self.path)
         return data

@@ -77,7 +77,7 @@ def vendor(path: Path) -> str | None:
 
 
 def _stated(properties: Any, probe: Probe) -> StatedMpp | None:
-    """OpenSlide's own reading of the vendor's field; for plain TIFF the file's tags, which it would pass on unchecked."""
+    """OpenSlide's reading of the vendor's field; of plain TIFF the tags, which it passes on unchecked."""
     if properties.get("openslide.vendor") == "generic-tiff" and probe.tiff is not None and probe.tiff.pages:
         return stated_in_tiff(probe.tiff.pages[0])
     x, y = properties.get("openslide.mpp-x"), properties.get("openslide.mpp-y")

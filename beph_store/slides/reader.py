@@ -46,7 +46,7 @@ class SlideReader:
 
     @property
     def decodes(self) -> int | None:
-        """Macro-tiles decoded for regions so far (overviews are not counted); None where the backend cannot know."""
+        """Macro-tiles decoded for regions so far, overviews apart; None where the backend cannot know."""
         counts = self._backend.counts
         return None if counts is None else counts[0]
 
@@ -61,7 +61,7 @@ class SlideReader:
         return self._backend.macro_tile(level)
 
     def read_level(self, level: int, x: int, y: int, w: int, h: int) -> UInt8:
-        """(h, w, 3) uint8 RGB of the region at (x, y), all in px of ``level``; white where the slide has no pixels.
+        """(h, w, 3) uint8 RGB of the region at (x, y), all in px of ``level``; white where there is nothing.
 
         The region may lie partly or wholly outside. Raises SlideUnreadable where the file is damaged, and
         stays usable; ValueError for a level that is not there or an empty region.
@@ -91,9 +91,9 @@ class SlideReader:
     def overview(self, mpp: float = 8.0, max_px: int = 4096) -> tuple[UInt8, float, float]:
         """The whole slide, small: image (h, w, 3) uint8 RGB and the µm per px of its two axes.
 
-        From the smallest level not coarser than ``mpp``, averaged over whole blocks; so the scale is what comes
-        nearest to ``mpp``, and coarser where the longer side would exceed ``max_px``. A block that hangs over the
-        right or lower edge is the mean of what the slide has of it. Raises SlideUnreadable.
+        From the smallest level not coarser than ``mpp``, averaged over whole blocks; so the scale is what
+        comes nearest to ``mpp``, and coarser where a side would exceed ``max_px``. A block that hangs
+        over the right or lower edge is the mean of what the slide has of it. Raises SlideUnreadable.
         """
         level = level_for(mpp / self.info.mpp, self.info.level_sizes)
         width, height = self.info.level_sizes[level]
@@ -107,6 +107,7 @@ class SlideReader:
             strip = self.read_level(level, 0, top, width, min(rows, height - top))
             image[top // factor : -(-(top + len(strip)) // factor)] = reduce_area(strip, factor)
             self._backend.trim(_STRIP_CACHE_BYTES)
+        self._backend.trim(0)
         self._backend.counting = True
         return image, mpp_x * factor, mpp_y * factor
 

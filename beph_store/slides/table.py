@@ -22,7 +22,7 @@ from beph_store_kernels import reduce_area
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A backend: its name, the kinds of file it is asked about, and where its class lies (imported when asked)."""
+    """A backend: its name, the kinds of file it is asked about, its class (imported when asked)."""
 
     name: str
     kinds: tuple[Kind, ...]
@@ -44,7 +44,7 @@ BACKENDS: tuple[Row, ...] = (
     Row("image", ("image",), "beph_store.slides.image", "ImageBackend"),
 )
 
-#: Where OpenSlide itself resamples, means of blocks are compared: a shift of a quarter of a px hardly moves them.
+#: Where OpenSlide itself resamples, means of blocks are compared: part of a px hardly moves them.
 _BLOCK_PX = 16
 _BLOCK_TOLERANCE = 2.0
 
@@ -157,7 +157,7 @@ def _verified(direct: Backend, probe: Probe) -> Backend:
 def differences(
     backend: Backend, reference: Backend, regions: Sequence[tuple[int, int, int, Size]]
 ) -> str | None:
-    """How ``backend`` differs from OpenSlide (``reference``) on (level, x, y, (w, h)) regions; None if in nothing.
+    """How ``backend`` differs from OpenSlide (``reference``) on (level, x, y, (w, h)); None: it does not.
 
     Equal to the last bit, except where OpenSlide itself resamples: on a level whose px do not fall on whole
     level-0 px. A region that neither can read is no difference.

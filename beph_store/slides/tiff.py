@@ -1,4 +1,4 @@
-"""TIFF and OME-TIFF that OpenSlide refuses: strips, flat files, other compressions, levels in sub-directories.
+"""TIFF and OME-TIFF that OpenSlide refuses: strips, other compressions, levels in sub-directories.
 
 Only 8-bit grey, RGB and RGBA. Anything else (16 bits, palettes, channels kept apart) is refused by name:
 squeezing it into RGB would be a guess.
@@ -24,7 +24,15 @@ MAX_STRIP_BYTES = 512 << 20
 #: Uncompressed strips are read in blocks of about this size, whatever their own.
 _BLOCK_BYTES = 4 << 20
 _UNCOMPRESSED = 1
-_PHOTOMETRICS = {0: "white is zero", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "CIE L*a*b*"}
+_PHOTOMETRICS = {
+    0: "white is zero",
+    1: "grey",
+    2: "RGB",
+    3: "palette",
+    5: "CMYK",
+    6: "YCbCr",
+    8: "CIE L*a*b*",
+}
 
 
 class TiffBackend(MacroTiled):
@@ -52,7 +60,9 @@ class TiffBackend(MacroTiled):
             at = index + plane * columns * rows
             if page.counts[at] == 0:
                 return None
-            parts.append(decoder.pixels(self._file.read(int(page.offsets[at]), int(page.counts[at])), at, row))
+            parts.append(
+                decoder.pixels(self._file.read(int(page.offsets[at]), int(page.counts[at])), at, row)
+            )
         return _as_rgb(parts[0] if planes == 1 else np.concatenate(parts, axis=2), page)
 
     def close(self) -> None:
@@ -92,11 +102,12 @@ class _Decoder:
     def _by_codec(self, data: bytes, index: int) -> UInt8:
         try:
             decoded, _, _ = self._codec.decode(data, index, jpegtables=self._page.jpeg_tables or None)
-        except Exception as error:  # noqa: BLE001 - every codec has errors of its own
+        except Exception as error:
             raise SlideUnreadable(f"{type(error).__name__}: {str(error).splitlines()[:1]}") from error
         if decoded is None:
             raise SlideUnreadable("nothing decoded")
-        return np.asarray(decoded)[0]
+        pixels: UInt8 = np.asarray(decoded)[0]
+        return pixels
 
     def _tifffile_page(self, probe: Probe) -> Any:
         import tifffile
@@ -109,8 +120,10 @@ class _Decoder:
                     if len(offsets) and offsets[0] == int(self._page.offsets[0]):
                         page.decode  # noqa: B018 - built while the file is open; refuses unknown codecs
                         return page
-        except Exception as error:  # noqa: BLE001 - tifffile raises what comes
-            raise SlideUnreadable(f"tifffile: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
+        except Exception as error:
+            raise SlideUnreadable(
+                f"tifffile: {(str(error).splitlines() or [type(error).__name__])[0]}"
+            ) from error
         raise SlideUnreadable("tifffile does not find the image that the directories name")
 
 
@@ -151,7 +164,9 @@ def _in_blocks(page: Page) -> Page:
     row = page.size[0] * (1 if page.planar == 2 else page.samples)
     if page.compression != _UNCOMPRESSED or page.planar == 2:
         if row * page.tile[1] > MAX_STRIP_BYTES:
-            raise SlideUnreadable("compressed as one piece that is too large to decode: convert it to a tiled TIFF")
+            raise SlideUnreadable(
+                "compressed as one piece that is too large to decode: convert it to a tiled TIFF"
+            )
         return page
     ends = page.offsets[:-1] + page.counts[:-1]
     if not np.array_equal(ends, page.offsets[1:]):
@@ -172,9 +187,8 @@ def _as_rgb(image: UInt8, page: Page) -> UInt8:
     if page.samples == 3:
         return image
     colour = image[..., :3] if page.samples == 4 else image[..., :1].repeat(3, axis=2)
-    if page.samples in (2, 4) and page.alpha:
-        alpha = image[..., -1:].astype(np.uint16)
-        if page.alpha == 1:  # colours already multiplied by alpha
-            return np.minimum(colour + (255 - alpha), 255).astype(np.uint8)
-        return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    if page.samples == 4 and page.alpha:
+        alpha = image[..., 3:].astype(np.uint16)
+        weight = 255 if page.alpha == 1 else alpha  # 1: the colours are multiplied by alpha already
+        colour = np.minimum((colour * weight + 255 * (255 - alpha) + 127) // 255, 255).astype(np.uint8)
     return colour

@@ -28,7 +28,24 @@ MAX_ENTRIES = 4096
 JPEG = 7
 RGB, YCBCR = 2, 6
 
-_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_SIZES = {
+    1: 1,
+    2: 1,
+    3: 2,
+    4: 4,
+    5: 8,
+    6: 1,
+    7: 1,
+    8: 2,
+    9: 4,
+    10: 8,
+    11: 4,
+    12: 8,
+    13: 4,
+    16: 8,
+    17: 8,
+    18: 8,
+}
 _DTYPES = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8"}
 _NDPI_FLAG = 65420
 _WANTED = {
@@ -47,8 +64,9 @@ class Page:
     """One image of a TIFF.
 
     ``size`` (width, height) px; ``tile`` (width, height) px, of strips (width, rows); ``tiled`` says which;
-    ``offsets``, ``counts`` (N,) uint64 bytes in the file, row by row; ``resolution`` px per unit (x, y), 0 where
-    not stated; ``resolution_unit`` 1 none, 2 inch, 3 cm; ``alpha`` 0 none, 1 the colours are multiplied by it, 2 not.
+    ``offsets``, ``counts`` (N,) uint64 bytes in the file, row by row; ``resolution`` px per unit (x, y), 0
+    where not stated; ``resolution_unit`` 1 none, 2 inch, 3 cm; ``alpha`` 0 none, 1 the colours are
+    multiplied by it, 2 they are not.
     """
 
     size: Size
@@ -198,12 +216,16 @@ class _Parser:
         if not all(1 <= side <= MAX_SIDE_PX for side in page.size):
             raise self._refusal(f"an image of {page.size[0]} × {page.size[1]} px")
         if page.tiled and not all(1 <= side <= MAX_TILE_PX for side in page.tile):
-            raise self._refusal(f"tiles of {page.tile[0]} × {page.tile[1]} px (at most {MAX_TILE_PX} are read)")
+            raise self._refusal(
+                f"tiles of {page.tile[0]} × {page.tile[1]} px (at most {MAX_TILE_PX} are read)"
+            )
         if min(page.tile) < 1:
             raise self._refusal("strips without rows")
         expected = page.grid[0] * page.grid[1] * (page.samples if page.planar == 2 else 1)
         if len(page.offsets) < expected or len(page.counts) < expected:
-            raise self._refusal(f"{min(len(page.offsets), len(page.counts))} tiles or strips listed of {expected}")
+            raise self._refusal(
+                f"{min(len(page.offsets), len(page.counts))} tiles or strips listed of {expected}"
+            )
         if not len(page.counts) or int(page.counts.max()) > self._size:
             raise self._refusal("truncated or corrupt: a tile or strip is longer than the file")
         beyond = int(((page.offsets + page.counts > self._size) & (page.counts > 0)).sum())

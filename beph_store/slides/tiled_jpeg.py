@@ -1,4 +1,4 @@
-"""JPEG-tiled TIFF and Aperio SVS, decoded straight from the file: three times OpenSlide's rate, the same pixels.
+"""JPEG-tiled TIFF and Aperio SVS, decoded straight from the file: OpenSlide's pixels, several times its rate.
 
 Takes only what it is sure of (OpenSlide calls the file Aperio or generic TIFF, every level is tiled 8-bit
 JPEG) and leaves the rest to the next backends. `table` compares a sample of it with OpenSlide's own pixels.
@@ -28,13 +28,13 @@ class TiledJpeg(MacroTiled):
     def __init__(self, probe: Probe) -> None:
         if probe.tiff is None or not probe.tiff.pages:
             raise Declined("not a TIFF that is read directly")
-        if not _decoder_installed():
-            raise Declined("simplejpeg is not installed")
         self._pages = level_pages(probe.tiff, openslide.vendor(probe.path))
         self.stated_mpp = stated_in_tiff(probe.tiff.pages[0])
         #: Levels kept in sub-directories, which OpenSlide does not see.
         self.hidden_levels = any(page in probe.tiff.sub_pages for page in self._pages)
-        self._readers = [JpegReader(page.tile, page.photometric == RGB, page.jpeg_tables) for page in self._pages]
+        self._readers = [
+            JpegReader(page.tile, page.photometric == RGB, page.jpeg_tables) for page in self._pages
+        ]
         self._file = BlockFile(probe.path)
         self._open(tuple(Grid(page.size, page.tile) for page in self._pages), probe.cache_bytes)
 
@@ -55,11 +55,15 @@ class TiledJpeg(MacroTiled):
         self.trim(0)
 
     def samples(self) -> Iterator[tuple[int, int, int, Size]]:
-        """(level, x, y, (w, h)) of macro-tiles worth comparing: the fullest, a middling one, the edges, each level."""
+        """(level, x, y, (w, h)) of macro-tiles worth comparing: full ones, the edges, one of each level."""
         for level, page in enumerate(self._pages):
             by_size = np.argsort(page.counts, kind="stable")
             last = len(page.counts) - 1
-            picks = [by_size[-1]] if level else [by_size[-1], by_size[len(by_size) * 3 // 4], last, page.grid[0] - 1]
+            picks = (
+                [by_size[-1]]
+                if level
+                else [by_size[-1], by_size[len(by_size) * 3 // 4], last, page.grid[0] - 1]
+            )
             for index in dict.fromkeys(int(pick) for pick in picks):
                 x, y = index % page.grid[0] * page.tile[0], index // page.grid[0] * page.tile[1]
                 yield level, x, y, (min(page.tile[0], page.size[0] - x), min(page.tile[1], page.size[1] - y))
@@ -88,11 +92,3 @@ def _check(page: Page) -> None:
         raise Declined("not all levels are JPEG tiles")
     if page.samples != 3 or page.planar != 1 or set(page.bits) != {8} or page.photometric not in (RGB, YCBCR):
         raise Declined("not 8-bit colour")
-
-
-def _decoder_installed() -> bool:
-    try:
-        import simplejpeg  # noqa: F401
-    except ImportError:
-        return False
-    return True

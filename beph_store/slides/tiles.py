@@ -20,9 +20,9 @@ _IntArray = NDArray[np.int32] | NDArray[np.int64]
 class TileReader:
     """Reads the tiles of one slide.
 
-    A tile is a square of one pyramid level (the smallest not coarser than the spec's mpp), read as it is where it
-    has ``tile_px`` px there, else resampled once by exact area averaging. ``errors`` says why a tile
-    could not be read, by its index.
+    A tile is a square of one pyramid level (the smallest not coarser than the spec's mpp), read as it is
+    where it has ``tile_px`` px there, else resampled once by exact area averaging. ``errors`` says why a
+    tile could not be read, by its index.
     """
 
     def __init__(self, slide: SlideReader, tiles: TileSet) -> None:
@@ -75,7 +75,7 @@ class TileReader:
         return chosen[np.lexsort((x, y, strip))].astype(np.int32)
 
     def _strip_px(self) -> int:
-        """Width, in px of the level, whose macro-tiles under one row of tiles fill two thirds of the cache."""
+        """Width, in px of the level, whose macro-tiles under a row of tiles fill two thirds of the cache."""
         macro = self._slide.macro_tile(self.level)
         width = self._slide.info.level_sizes[self.level][0]
         if macro is None:

@@ -57,7 +57,7 @@ def _weighted_rows(image: UInt8, n_out: int, band: slice) -> NDArray[np.uint32]:
 def _weighted_columns(plane: NDArray[np.uint32], n_out: int) -> NDArray[np.uint32]:
     """The ``n_out`` coverage-weighted sums of columns of (b, W): (b, n_out) uint32."""
     index, weight = _taps(plane.shape[1], n_out)
-    total = plane.take(index[0], axis=1) * weight[0]
+    total: NDArray[np.uint32] = plane.take(index[0], axis=1) * weight[0]
     for cells, weights in zip(index[1:], weight[1:], strict=True):
         total += plane.take(cells, axis=1) * weights
     return total

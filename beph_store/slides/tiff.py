@@ -188,7 +188,7 @@ def _as_rgb(image: UInt8, page: Page) -> UInt8:
         return image
     colour = image[..., :3] if page.samples == 4 else image[..., :1].repeat(3, axis=2)
     if page.samples == 4 and page.alpha:
-        alpha = image[..., 3:].astype(np.uint16)
+        alpha, colour = image[..., 3:].astype(np.uint32), colour.astype(np.uint32)
         weight = 255 if page.alpha == 1 else alpha  # 1: the colours are multiplied by alpha already
         colour = np.minimum((colour * weight + 255 * (255 - alpha) + 127) // 255, 255).astype(np.uint8)
     return colour

@@ -5,7 +5,9 @@ No matrix products: BLAS would start threads inside reader processes that alread
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +17,7 @@ from beph_store_kernels.reference import UInt8, check_image
 
 #: Up to this many pixels twice the sum of 255s and its rounding fit a uint32.
 _UINT32_AREA = (2**32 - 1) // (2 * 255 + 1)
-#: Work goes in bands whose intermediate sums are about this large, and stay in the second-level cache.
+#: Shrinking goes in bands whose sums are about this large, and stay in the second-level cache.
 _BAND_BYTES = 1 << 18
 
 
@@ -25,53 +27,34 @@ def resize_area(image: UInt8, size: tuple[int, int]) -> UInt8:
     width, height = size
     if width < 1 or height < 1:
         raise ValueError(f"the size must be at least 1 × 1, not {width} × {height}")
-    n_rows, n_columns = image.shape[:2]
+    n_rows, n_columns, channels = image.shape
     if (n_columns, n_rows) == (width, height):
         return image.copy()
     if n_rows % height == 0 and n_columns % width == 0 and n_rows // height == n_columns // width:
         return reduce_area(image, n_rows // height)
-    if n_rows * n_columns > _UINT32_AREA:
+    down, tall = _weights(n_rows, height, 1)
+    across, wide = _weights(n_columns, width, channels)
+    if tall * wide > _UINT32_AREA:
         return reference.resize_area(image, size)
-    out = np.empty((height, width, image.shape[2]), np.uint8)
-    step = max(1, _BAND_BYTES // (4 * n_columns * image.shape[2]))
-    for top in range(0, height, step):
-        band = slice(top, min(top + step, height))
-        rows = _weighted_rows(image, height, band)
-        for channel in range(image.shape[2]):  # inner loops as long as a row, not as a pixel
-            total = _weighted_columns(np.ascontiguousarray(rows[:, :, channel]), width)
-            out[band, :, channel] = _mean(total, n_rows * n_columns)
-    return out
-
-
-def _weighted_rows(image: UInt8, n_out: int, band: slice) -> NDArray[np.uint32]:
-    """Rows ``band`` of the ``n_out`` coverage-weighted sums of rows: (b, W, C) uint32."""
-    flat = image.reshape(image.shape[0], -1)
-    index, weight = _taps(image.shape[0], n_out)
-    total = flat[index[0, band]] * weight[0, band, None]
-    for cells, weights in zip(index[1:, band], weight[1:, band], strict=True):
-        total += flat[cells] * weights[:, None]
-    rows: NDArray[np.uint32] = total.reshape(-1, *image.shape[1:])
-    return rows
-
-
-def _weighted_columns(plane: NDArray[np.uint32], n_out: int) -> NDArray[np.uint32]:
-    """The ``n_out`` coverage-weighted sums of columns of (b, W): (b, n_out) uint32."""
-    index, weight = _taps(plane.shape[1], n_out)
-    total: NDArray[np.uint32] = plane.take(index[0], axis=1) * weight[0]
-    for cells, weights in zip(index[1:], weight[1:], strict=True):
-        total += plane.take(cells, axis=1) * weights
-    return total
+    rows = down @ image.reshape(n_rows, -1).astype(np.int32)
+    total = across @ np.ascontiguousarray(rows.T)
+    mean = _mean(total.view(np.uint32), tall * wide)
+    return np.ascontiguousarray(mean.T).reshape(height, width, channels)
 
 
 @lru_cache(maxsize=64)
-def _taps(n_in: int, n_out: int) -> tuple[NDArray[np.intp], NDArray[np.uint32]]:
-    """(T, n_out) input cells that each output cell touches, and (T, n_out) uint32 their coverage."""
-    first = np.arange(n_out) * n_in // n_out
-    taps = int(((np.arange(1, n_out + 1) * n_in - 1) // n_out - first).max()) + 1
-    index = first + np.arange(taps)[:, None]
-    out = np.arange(n_out)
-    overlap = np.minimum((out + 1) * n_in, (index + 1) * n_out) - np.maximum(out * n_in, index * n_out)
-    return np.minimum(index, n_in - 1), np.maximum(overlap, 0).astype(np.uint32)
+def _weights(n_in: int, n_out: int, repeat: int) -> tuple[Any, int]:
+    """`reference.coverage` in lowest terms, as a sparse int32 matrix, and the sum of each of its rows.
+
+    ``repeat`` interleaved channels each get the same weights. Sparse products of integers are plain loops
+    over the few input cells that an output cell touches.
+    """
+    from scipy import sparse  # a tenth of a second, and only slides of an odd scale need it
+
+    common = math.gcd(n_in, n_out)
+    weights = sparse.csr_array((reference.coverage(n_in, n_out) // common).astype(np.int32))
+    channels = sparse.identity(repeat, np.int32, format="csr")
+    return sparse.csr_array(sparse.kron(weights, channels, format="csr")), n_in // common
 
 
 def reduce_area(image: UInt8, factor: int) -> UInt8:

@@ -106,13 +106,18 @@ def measure(slide: Path, encoder: str) -> dict[str, Any]:
 
 def main() -> None:
     """Measure every slide and write the result file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("slides", nargs="+", type=Path)
     parser.add_argument("--encoder", default="beph-mini")
     parser.add_argument("--name", default="ingest")
     args = parser.parse_args()
     rows = [measure(slide, args.encoder) for slide in sorted(args.slides, key=os.path.getsize)]
-    write(args.name, {**conditions("onnxruntime", "pylance", "openslide-bin"), "encoder": args.encoder, "slides": rows})
+    write(
+        args.name,
+        {**conditions("onnxruntime", "pylance", "openslide-bin"), "encoder": args.encoder, "slides": rows},
+    )
 
 
 if __name__ == "__main__":

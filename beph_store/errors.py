@@ -34,9 +34,7 @@ from pathlib import Path
 class BephStoreError(Exception):
     """Base of every error raised on purpose."""
 
-    def __init__(
-        self, message: str, *, slide_id: str | None = None, path: str | Path | None = None
-    ) -> None:
+    def __init__(self, message: str, *, slide_id: str | None = None, path: str | Path | None = None) -> None:
         super().__init__(message)
         self.slide_id = slide_id
         self.path = None if path is None else str(path)

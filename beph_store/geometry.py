@@ -71,7 +71,7 @@ def level_for(downsample: float, level_sizes: Sequence[Size]) -> int:
 
 
 def check_scale(mpp: float, mpp_l0: float) -> None:
-    """Raise SlideError where ``mpp`` is finer than level 0 by more than ``UPSAMPLING_MAX``: detail cannot be made up."""
+    """Raise SlideError where ``mpp`` is finer than level 0 by more than ``UPSAMPLING_MAX``."""
     if mpp * (1 + UPSAMPLING_MAX) < mpp_l0:
         raise SlideError(
             f"the slide has {mpp_l0:g} µm per px, coarser than the requested {mpp:g}: pass --mpp {mpp_l0:g} or "

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -164,7 +164,7 @@ class EncoderSpec:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> EncoderSpec:
         """The inverse of ``to_json``; unknown and missing fields are refused by name."""
-        return _from_json(cls, data)
+        return cast(EncoderSpec, _from_json(cls, data))
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data."""
@@ -192,7 +192,7 @@ class Recipe:
         parts = dict(data)
         parts["tile"] = _from_json(TileSpec, parts["tile"])
         parts["encoder"] = EncoderSpec.from_json(parts["encoder"])
-        return _from_json(cls, parts)
+        return cast(Recipe, _from_json(cls, parts))
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data."""

@@ -38,7 +38,11 @@ class DemoReport:
 
 
 def demo(
-    out: str | Path, *, real: bool = False, progress: Progress | None = None, say: Callable[[str], None] = lambda _: None
+    out: str | Path,
+    *,
+    real: bool = False,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> DemoReport:
     """Run the demo into ``out``; running it again takes up what is there. ``real`` fetches one real slide more."""
     out = Path(out)
@@ -56,7 +60,9 @@ def demo(
     say("reading the store again to verify it")
     checked = verify(store)
     picture = overview(store, report.recipe, out / "demo.png", captions={p.slide_id: p.label for p in plans})
-    return DemoReport(out, out / "store", picture, report, checked.ok, separation(store, report.recipe, plans))
+    return DemoReport(
+        out, out / "store", picture, report, checked.ok, separation(store, report.recipe, plans)
+    )
 
 
 def separation(store: Store, key: str, plans: list[DemoSlide]) -> float | None:
@@ -90,10 +96,12 @@ def fetch_real(path: Path) -> None:
     """Fetch the real slide unless it is there; refuse any bytes but the known ones."""
     if not path.exists():
         try:
-            with urllib.request.urlopen(_REAL_URL, timeout=60) as reply:  # noqa: S310 - a constant https address
+            with urllib.request.urlopen(_REAL_URL, timeout=60) as reply:
                 data = reply.read()
         except (URLError, OSError) as error:
-            raise UsageError(f"the real slide cannot be fetched ({error}): run the demo without --real") from error
+            raise UsageError(
+                f"the real slide cannot be fetched ({error}): run the demo without --real"
+            ) from error
         _check_real(data)
         path.write_bytes(data)
     _check_real(path.read_bytes())
@@ -101,4 +109,6 @@ def fetch_real(path: Path) -> None:
 
 def _check_real(data: bytes) -> None:
     if hashlib.sha256(data).hexdigest() != _REAL_SHA256:
-        raise UsageError("the real slide is not the one this demo knows (its SHA-256 differs): run without --real")
+        raise UsageError(
+            "the real slide is not the one this demo knows (its SHA-256 differs): run without --real"
+        )

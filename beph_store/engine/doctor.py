@@ -35,13 +35,20 @@ def _machine() -> list[Finding]:
     gpu = ctypes.util.find_library("cuda")
     smi = shutil.which("nvidia-smi")
     return [
-        Finding("machine", "python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
+        Finding(
+            "machine",
+            "python",
+            True,
+            f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        ),
         Finding("machine", "cores", True, str(os.cpu_count())),
         Finding(
             "machine",
             "NVIDIA GPU",
             gpu is not None,
-            f"driver library {gpu}" if gpu else "no driver library (libcuda)" + (", though nvidia-smi is there" if smi else ""),
+            f"driver library {gpu}"
+            if gpu
+            else "no driver library (libcuda)" + (", though nvidia-smi is there" if smi else ""),
         ),
     ]
 
@@ -51,7 +58,9 @@ def _packages() -> list[Finding]:
     optional = {"torch": "train", "timm": "train", "lancedb": "", "scikit-learn": "train"}
     found = [_package(name, needed=True, cure="reinstall beph-store") for name in needed]
     return found + [
-        _package(name, needed=False, cure=f"pip install 'beph-store[{extra}]'" if extra else "pip install lancedb")
+        _package(
+            name, needed=False, cure=f"pip install 'beph-store[{extra}]'" if extra else "pip install lancedb"
+        )
         for name, extra in optional.items()
     ]
 
@@ -75,7 +84,9 @@ def _readers() -> list[Finding]:
         try:
             findings.append(Finding("reader", name, True, look(), name == "OpenSlide"))
         except Exception as error:  # noqa: BLE001 - a doctor reports, whatever the illness
-            findings.append(Finding("reader", name, False, f"{type(error).__name__}: {error}", name == "OpenSlide"))
+            findings.append(
+                Finding("reader", name, False, f"{type(error).__name__}: {error}", name == "OpenSlide")
+            )
     return findings
 
 
@@ -106,6 +117,10 @@ def _default_encoder() -> Finding:
     if not usable:
         cure = "no runtime: pip install 'beph-store[cpu]' (or [gpu], never both)"
         return Finding("encoder", "beph-mini", False, cure, True)
-    return Finding("encoder", "beph-mini", True, f"bundled, {bundle.spec.dim} numbers a tile at {bundle.spec.mpp:g} µm/px", True)
-
-
+    return Finding(
+        "encoder",
+        "beph-mini",
+        True,
+        f"bundled, {bundle.spec.dim} numbers a tile at {bundle.spec.mpp:g} µm/px",
+        True,
+    )

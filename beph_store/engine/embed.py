@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from beph_store_kernels import resize_area
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from beph_store.encoders import load_bundle
 from beph_store.errors import UsageError
 from beph_store.runtimes import select_runtime
+from beph_store_kernels import resize_area
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 

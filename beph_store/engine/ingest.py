@@ -156,7 +156,9 @@ class _Run:
 
     def _runtime(self) -> Runtime:
         if self.runtime is None:
-            self.runtime = select_runtime(self.options.runtime, self.bundle.onnx_path(self.options.precision), self.bundle.spec)
+            self.runtime = select_runtime(
+                self.options.runtime, self.bundle.onnx_path(self.options.precision), self.bundle.spec
+            )
         return self.runtime
 
     def _finish(self, outcome: SlideOutcome) -> None:
@@ -187,12 +189,18 @@ class _Run:
             "state": state,
             "encoder": self.options.encoder,
             "paths": len(tasks),
-            "machine": {"system": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()},
-            "versions": {name: _version(name) for name in ("beph-store", "pylance", "onnxruntime", "openslide-bin", "numpy")},
+            "machine": {
+                "system": platform.platform(),
+                "cores": os.cpu_count(),
+                "python": platform.python_version(),
+            },
+            "versions": {
+                name: _version(name)
+                for name in ("beph-store", "pylance", "onnxruntime", "openslide-bin", "numpy")
+            },
             "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         write_json(self.store.layout.runs / f"{self.run_id}.json", data)
-
 
 
 def _version(name: str) -> str | None:

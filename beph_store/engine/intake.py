@@ -82,7 +82,12 @@ class Intake:
     def _refuse(self, task: SlideTask, why: str, *, record: bool = True) -> None:
         if record:
             row = SlideRow(
-                self._writer.key, task.slide_id, "failed", error=why, path=str(task.path), case_id=task.case_id
+                self._writer.key,
+                task.slide_id,
+                "failed",
+                error=why,
+                path=str(task.path),
+                case_id=task.case_id,
             )
             self._writer.fail(task.slide_id, row)
         self._finish(SlideOutcome(task.slide_id, "failed", error=why))

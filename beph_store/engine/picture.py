@@ -37,7 +37,9 @@ def principal_colours(bags: Sequence[Embeddings]) -> list[NDArray[np.uint8]]:
     return np.split(colours, np.cumsum([len(bag) for bag in bags])[:-1])
 
 
-def tile_map(size_l0: tuple[int, int], bag: Embeddings, footprint_l0: int, colours: NDArray[np.uint8]) -> Image.Image:
+def tile_map(
+    size_l0: tuple[int, int], bag: Embeddings, footprint_l0: int, colours: NDArray[np.uint8]
+) -> Image.Image:
     """The slide as its tiles, each a square of its colour on white."""
     scale = _PANEL / max(size_l0)
     image = Image.new("RGB", (round(size_l0[0] * scale), round(size_l0[1] * scale)), "white")
@@ -48,7 +50,9 @@ def tile_map(size_l0: tuple[int, int], bag: Embeddings, footprint_l0: int, colou
     return image
 
 
-def overview(store: Store, key: str, path: Path, *, captions: dict[str, str] | None = None, columns: int = 2) -> Path:
+def overview(
+    store: Store, key: str, path: Path, *, captions: dict[str, str] | None = None, columns: int = 2
+) -> Path:
     """A PNG of every finished slide: its thumbnail beside its tiles coloured by their embeddings."""
     rows = [row for row in store.rows(key) if row.status == "done"]
     bags = [store.bag(key, row.slide_id) for row in rows]

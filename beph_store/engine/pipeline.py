@@ -64,7 +64,10 @@ class Clocks:
 def run(pool: ReaderPool, encode: Encode, sink: Sink, *, batch: int, dim: int) -> Clocks:
     """Run until every slide of the pool is over. The first error of any stage stops all and is raised."""
     flow = _Flow(pool, sink, dim)
-    threads = [threading.Thread(target=flow.guard, args=(stage,), name=stage.__name__) for stage in (flow.pump, flow.store)]
+    threads = [
+        threading.Thread(target=flow.guard, args=(stage,), name=stage.__name__)
+        for stage in (flow.pump, flow.store)
+    ]
     for thread in threads:
         thread.start()
     try:

@@ -38,18 +38,23 @@ def plan(
     """The slides under ``paths`` (files, folders, globs) in order of their ids.
 
     The manifest is a CSV with a column ``path`` and any of ``slide_id``, ``mpp``, ``case_id``; its mpp
-    goes before ``slide_mpp``. Without ``paths`` it also says which slides there are. A manifest row
+    goes before ``slide_mpp``. Without ``paths`` it also says which slides there are, relative to its folder. A manifest row
     whose slide is not found, and two files of one id, become tasks with an ``error``.
     """
     if not paths and manifest is None:
         raise UsageError("nothing to ingest: name slides, folders or globs, or a --manifest")
     if slide_mpp is not None:
         check_mpp(slide_mpp, slide_mpp)
-    tasks = [SlideTask(slide_id, path, slide_mpp) for root in paths for slide_id, path in _expand(root)]
+    tasks = [SlideTask(slide_id, path) for root in paths for slide_id, path in _expand(root)]
     if manifest is not None:
-        tasks = _join(tasks, _read_manifest(Path(manifest)), search=bool(paths), slide_mpp=slide_mpp)
+        rows = _read_manifest(Path(manifest))
+        tasks = _join(tasks, rows, None if paths else Path(manifest).parent)
     if not tasks:
-        raise UsageError(f"no slides under {', '.join(map(str, paths))}: see `beph-store doctor` for the formats read")
+        raise UsageError(
+            f"no slides under {', '.join(map(str, paths))}: see `beph-store doctor` for the formats read"
+        )
+    if slide_mpp is not None:
+        tasks = [task if task.mpp is not None else replace(task, mpp=slide_mpp) for task in tasks]
     return _refuse_same_ids(tasks)
 
 
@@ -58,12 +63,17 @@ def _expand(root: str | Path) -> list[tuple[str, Path]]:
     if path.exists() or path.is_symlink():
         return find_slides(path)
     if any(c in str(root) for c in "*?["):
-        base = Path(*[part for part in _before_wildcard(path)])
+        base = Path(*_before_wildcard(path))
         pattern = str(path.relative_to(base))
         found = sorted(base.glob(pattern))
         if found:
             return [
-                (match.relative_to(base).as_posix() if match.is_file() else f"{match.relative_to(base).as_posix()}/{sid}", file)
+                (
+                    match.relative_to(base).as_posix()
+                    if match.is_file()
+                    else f"{match.relative_to(base).as_posix()}/{sid}",
+                    file,
+                )
                 for match in found
                 for sid, file in find_slides(match)
             ]
@@ -82,10 +92,10 @@ def _before_wildcard(path: Path) -> list[str]:
 
 def _read_manifest(path: Path) -> list[dict[str, str]]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"the manifest {path} cannot be read: {error}") from error
-    rows = list(csv.DictReader(text.splitlines()))
     names = {name.strip().lower(): name for name in (rows[0] if rows else {}) if name}
     columns = {ours: names[a] for ours, aliases in _ALIASES.items() for a in aliases if a in names}
     if "path" not in columns:
@@ -93,29 +103,40 @@ def _read_manifest(path: Path) -> list[dict[str, str]]:
     return [{ours: (row[theirs] or "").strip() for ours, theirs in columns.items()} for row in rows]
 
 
-def _join(
-    tasks: list[SlideTask], rows: list[dict[str, str]], *, search: bool, slide_mpp: float | None
-) -> list[SlideTask]:
-    by_name: dict[str, SlideTask] = {}
-    for task in tasks:
-        for name in (task.slide_id, task.path.name, str(task.path), str(task.path.resolve())):
-            by_name.setdefault(name, task)
-    described: dict[Path, SlideTask] = {}
-    missing = []
+def _join(tasks: list[SlideTask], rows: list[dict[str, str]], base: Path | None) -> list[SlideTask]:
+    """The tasks with what the rows say of them. With ``base`` (no slides were named) the rows name the slides."""
+    if base is not None:
+        tasks = [SlideTask(file.name, file) for row in rows if (file := base / row["path"]).exists()]
+    by_path = {task.path: task for task in tasks}
+    seen: set[Path] = set()
+    strays = []
     for row in rows:
-        task = by_name.get(row["path"]) or by_name.get(str(Path(row["path"]).resolve()))
-        if task is None and not search and Path(row["path"]).exists():
-            task = SlideTask(Path(row["path"]).name, Path(row["path"]), slide_mpp)
-        if task is None:
-            name = row.get("slide_id") or row["path"]
-            missing.append(SlideTask(name, Path(row["path"]), error="in the manifest, but no such slide was found"))
+        found = _matches(tasks, row["path"], base)
+        if len(found) == 1 and found[0].path not in seen:
+            seen.add(found[0].path)
+            by_path[found[0].path] = _describe(found[0], row)
         else:
-            described[task.path] = _describe(task, row)
-    return [described.pop(task.path, task) for task in tasks] + [*described.values(), *missing]
+            why = (
+                "in the manifest, but no such slide was found"
+                if not found
+                else f"the manifest's {row['path']!r} fits {len(found)} slides: give the path as it lies in the folder"
+                if len(found) > 1
+                else "the manifest has two rows for this slide"
+            )
+            strays.append(SlideTask(row.get("slide_id") or row["path"], Path(row["path"]), error=why))
+    return [*by_path.values(), *strays]
+
+
+def _matches(tasks: list[SlideTask], name: str, base: Path | None) -> list[SlideTask]:
+    file = ((base or Path()) / name).resolve()
+    exact = [task for task in tasks if task.slide_id == name or task.path.resolve() == file]
+    return exact or [task for task in tasks if task.path.name == name]
 
 
 def _describe(task: SlideTask, row: dict[str, str]) -> SlideTask:
-    task = replace(task, slide_id=row.get("slide_id") or task.slide_id, case_id=row.get("case_id") or task.case_id)
+    task = replace(
+        task, slide_id=row.get("slide_id") or task.slide_id, case_id=row.get("case_id") or task.case_id
+    )
     if not row.get("mpp"):
         return task
     try:

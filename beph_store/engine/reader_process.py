@@ -129,7 +129,8 @@ def thumbnail(overview: NDArray[np.uint8], longest: int = THUMBNAIL_PX) -> NDArr
         return overview
     h, w = (side // step * step for side in overview.shape[:2])
     blocks = overview[:h, :w].reshape(h // step, step, w // step, step, 3)
-    return blocks.mean(axis=(1, 3), dtype=np.float32).round().astype(np.uint8)
+    small: NDArray[np.uint8] = blocks.mean(axis=(1, 3), dtype=np.float32).round().astype(np.uint8)
+    return small
 
 
 def one_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import multiprocessing
 import os
@@ -50,11 +51,9 @@ class _Reader:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def send(self, message: Open | Read | Free) -> None:
-        with self.lock:
-            try:
-                self.connection.send(message)
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # it died; `events` will say so
+        # If it died, `events` will say so.
+        with self.lock, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.connection.send(message)
 
     def unlink_ring(self) -> None:
         """Once mapped by both sides the file needs no name; without one nothing can be left behind."""
@@ -164,7 +163,9 @@ class ReaderPool:
                 elif isinstance(message, Chunk):
                     reader.taken += 1
                     pixels = reader.slots[message.slot, : len(message.tile_index)]
-                    yield Tiles(message.slide_id, message.tile_index, message.ok, pixels, reader, message.slot)
+                    yield Tiles(
+                        message.slide_id, message.tile_index, message.ok, pixels, reader, message.slot
+                    )
                 elif isinstance(message, Opened):
                     reader.waiting = True
                     yield message
@@ -184,7 +185,9 @@ class ReaderPool:
         if reader.slide_id is None:
             self._readers.remove(reader)
             return
-        yield self._bury(reader, f"the reader crashed on this file ({how}): check it with another viewer, or convert it")
+        yield self._bury(
+            reader, f"the reader crashed on this file ({how}): check it with another viewer, or convert it"
+        )
 
     def _bury(self, reader: _Reader, why: str) -> Failed:
         slide_id = reader.slide_id or ""
@@ -228,12 +231,14 @@ def _make_ring(shape: RingShape, tile_px: int) -> tuple[RingSpec, NDArray[np.uin
     with os.fdopen(handle, "r+b") as file:
         file.truncate(spec.nbytes)
         memory = mmap.mmap(file.fileno(), spec.nbytes)
-    return RingSpec(path, shape.slots, shape.chunk, tile_px), np.frombuffer(memory, np.uint8).reshape(spec.shape)
+    return RingSpec(path, shape.slots, shape.chunk, tile_px), np.frombuffer(memory, np.uint8).reshape(
+        spec.shape
+    )
 
 
 def _ring_folder(nbytes: int) -> str | None:
     """/dev/shm when it has room: containers often give it 64 MB, and writing past that kills the process."""
-    shm = Path("/dev/shm")  # noqa: S108 - looked at, not written to by name
+    shm = Path("/dev/shm")
     if shm.is_dir() and os.access(shm, os.W_OK):
         stat = os.statvfs(shm)
         if stat.f_bavail * stat.f_frsize > 4 * nbytes:

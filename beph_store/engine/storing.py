@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from beph_store.engine.messages import Closed, Failed, Opened
+from beph_store.engine.messages import Closed, Opened
 from beph_store.engine.pipeline import Encoded, Stored
 from beph_store.engine.plan import SlideTask
 from beph_store.engine.readers import ReaderPool
@@ -112,7 +112,9 @@ class SlideSink:
     def _failed(self, slide_id: str, why: str) -> None:
         slide = self._slides.pop(slide_id, None)
         task = self._tasks[slide_id]
-        row = SlideRow(self._writer.key, slide_id, "failed", error=why, path=str(task.path), case_id=task.case_id)
+        row = SlideRow(
+            self._writer.key, slide_id, "failed", error=why, path=str(task.path), case_id=task.case_id
+        )
         info: SlideInfo | None = slide.opened.info if slide else None
         self._writer.fail(slide_id, row.with_info(info) if info else row)
         self._finish(SlideOutcome(slide_id, "failed", error=why))

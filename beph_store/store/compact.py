@@ -59,7 +59,9 @@ def _lock_everything(store: Store, locks: ExitStack) -> None:
         for path in set(store.layout.locks.glob("*.lock")) - {store.layout.commit_lock}:
             locks.enter_context(FileLock(path, timeout=0, thread_local=False))
     except Timeout:
-        raise StoreError("another process is writing to the store: compact it when the ingest has ended") from None
+        raise StoreError(
+            "another process is writing to the store: compact it when the ingest has ended"
+        ) from None
 
 
 def _compact_tiles(store: Store, key: str) -> int:

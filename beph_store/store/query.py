@@ -25,7 +25,9 @@ def query(
     try:
         return pl.SQLContext(frames).execute(sql, eager=True)
     except (pl.exceptions.PolarsError, OSError) as error:
-        names = ", ".join(f"{name}({', '.join(frame.collect_schema().names())})" for name, frame in frames.items())
+        names = ", ".join(
+            f"{name}({', '.join(frame.collect_schema().names())})" for name, frame in frames.items()
+        )
         raise QueryError(f"{str(error).splitlines()[0]} — tables: {names}") from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import uuid
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
@@ -39,13 +40,20 @@ def read_rasters(path: Path) -> Rasters:
         raise UnknownSlide(f"no rasters at {path.name}: the slide was not ingested", path=path)
     try:
         group = zarr.open_group(str(path), mode="r")
-        thumbnail, mask = np.asarray(group["thumbnail"][...]), np.asarray(group["tissue"][...])
-        attrs = group["tissue"].attrs.asdict()
+        thumbnail, mask = _get(group, "thumbnail"), _get(group, "tissue")
+        attrs: dict[str, Any] = group["tissue"].attrs.asdict()
     except (KeyError, ValueError, OSError) as error:
         raise StoreError(f"the rasters at {path.name} are damaged: {error}", path=path) from error
     return Rasters(
         thumbnail, TissueMask(mask, float(attrs["mpp_x"]), float(attrs["mpp_y"]), str(attrs["method"]))
     )
+
+
+def _get(group: zarr.Group, name: str) -> NDArray[Any]:
+    array = group[name]
+    if not isinstance(array, zarr.Array):
+        raise KeyError(name)
+    return np.asarray(array[...])
 
 
 def _put(group: zarr.Group, name: str, array: NDArray[np.generic]) -> None:

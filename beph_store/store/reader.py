@@ -67,7 +67,9 @@ class Store:
         try:
             marker = json.loads(layout.marker.read_bytes())
         except FileNotFoundError:
-            raise NotAStore(f"no store at {path}: `beph-store ingest … --store {path}` makes one", path=path) from None
+            raise NotAStore(
+                f"no store at {path}: `beph-store ingest … --store {path}` makes one", path=path
+            ) from None
         except (OSError, ValueError) as error:
             raise NotAStore(f"{layout.marker} cannot be read: {error}", path=path) from error
         if marker.get("format") != FORMAT:
@@ -85,16 +87,21 @@ class Store:
         if layout.root.exists() and not layout.root.is_dir():
             raise NotAStore(f"{path} is a file: choose a folder", path=path)
         if not layout.marker.exists():
-            strangers = [p.name for p in layout.root.iterdir() if p.name != "locks"] if layout.root.exists() else []
+            strangers = (
+                [p.name for p in layout.root.iterdir() if p.name != "locks"] if layout.root.exists() else []
+            )
             if strangers and "slides.lance" not in strangers:
                 raise NotAStore(
-                    f"{path} holds other things ({strangers[0]}, …): choose an empty or a new folder", path=path
+                    f"{path} holds other things ({strangers[0]}, …): choose an empty or a new folder",
+                    path=path,
                 )
             layout.locks.mkdir(parents=True, exist_ok=True)
             with FileLock(layout.locks / "create.lock"):
                 Registry(layout.registry).create()
                 if not layout.marker.exists():
-                    write_json(layout.marker, {"format": FORMAT, "written_by": written_by, "created_at": _now()})
+                    write_json(
+                        layout.marker, {"format": FORMAT, "written_by": written_by, "created_at": _now()}
+                    )
         return cls.open(path)
 
     @property
@@ -120,7 +127,9 @@ class Store:
         asked = f" begins with {key!r}" if key else ""
         raise RecipeMismatch(f"{what}{asked}; pass --recipe with one of: {have}")
 
-    def writer(self, recipe: Recipe, *, run: str, encoder_source: str, parity: dict[str, Any]) -> RecipeWriter:
+    def writer(
+        self, recipe: Recipe, *, run: str, encoder_source: str, parity: dict[str, Any]
+    ) -> RecipeWriter:
         """A writer of slides under ``recipe``; the recipe is recorded first."""
         path = self.layout.recipe(recipe.key)
         if not path.exists():
@@ -172,7 +181,9 @@ class Store:
         stems = [row for row in self.rows(key) if str(Path(row.slide_id).with_suffix("")) == slide_id]
         if len(stems) == 1:
             return stems[0]
-        raise UnknownSlide(f"no slide {slide_id!r} in the store: `beph-store slides` lists them", slide_id=slide_id)
+        raise UnknownSlide(
+            f"no slide {slide_id!r} in the store: `beph-store slides` lists them", slide_id=slide_id
+        )
 
     def bag(self, key: str, slide_id: str) -> Embeddings:
         """The embeddings of one finished slide, unreadable tiles left out."""
@@ -181,7 +192,12 @@ class Store:
             dim = self.recipe(key).recipe.encoder.dim
             none = np.empty(0, np.int32)
             return Embeddings(
-                row.slide_id, key, none, none.reshape(0, 2), np.empty(0, np.float32), np.empty((0, dim), np.float16)
+                row.slide_id,
+                key,
+                none,
+                none.reshape(0, 2),
+                np.empty(0, np.float32),
+                np.empty((0, dim), np.float16),
             )
         if row.status != "done":
             raise UnknownSlide(f"slide {row.slide_id} was not ingested: {row.error}", slide_id=row.slide_id)
@@ -221,7 +237,9 @@ def _read_recipe(path: Path) -> RecipeRecord:
     try:
         data = json.loads(path.read_bytes())
         if data["format"] != FORMAT:
-            raise FormatUnknown(f"recipe {path.stem} has format {data['format']}, this version reads {FORMAT}")
+            raise FormatUnknown(
+                f"recipe {path.stem} has format {data['format']}, this version reads {FORMAT}"
+            )
         recipe = Recipe.from_json(data["recipe"])
         record = RecipeRecord(recipe, data["encoder_source"], data["parity"], data["created_at"])
     except FormatUnknown:

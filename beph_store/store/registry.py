@@ -106,7 +106,11 @@ class Registry:
     def table(self, recipe: str | None = None) -> pa.Table:
         """All rows, or those of one recipe, in the order of slide ids."""
         where = None if recipe is None else f"recipe = '{recipe}'"
-        return self.dataset().to_table(filter=where).sort_by([("recipe", "ascending"), ("slide_id", "ascending")])
+        return (
+            self.dataset()
+            .to_table(filter=where)
+            .sort_by([("recipe", "ascending"), ("slide_id", "ascending")])
+        )
 
     def rows(self, recipe: str | None = None) -> list[SlideRow]:
         """``table`` as records."""

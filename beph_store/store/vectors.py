@@ -32,7 +32,12 @@ class SlideRows:
     def sha256(self) -> str:
         """Hash of everything a reader would see, in a fixed byte order."""
         digest = hashlib.sha256()
-        for array, dtype in ((self.origin_l0, "<i4"), (self.tissue, "<f4"), (self.ok, "|u1"), (self.vectors, "<f2")):
+        for array, dtype in (
+            (self.origin_l0, "<i4"),
+            (self.tissue, "<f4"),
+            (self.ok, "|u1"),
+            (self.vectors, "<f2"),
+        ):
             digest.update(np.ascontiguousarray(array, dtype=dtype).data)
         return digest.hexdigest()
 

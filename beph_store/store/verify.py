@@ -41,13 +41,19 @@ def verify(store: Store, progress: Callable[[int, int], None] | None = None) -> 
     report = VerifyReport()
     recipes = {record.recipe.key: record.recipe for record in store.recipes()}
     rows = store.registry.rows()
-    report.problems += [f"slide {k} is in the registry {n} times" for k, n in Counter(r.key for r in rows).items() if n > 1]
     report.problems += [
-        f"slide {row.slide_id}: its recipe {row.recipe} is not in the store" for row in rows if row.recipe not in recipes
+        f"slide {k} is in the registry {n} times" for k, n in Counter(r.key for r in rows).items() if n > 1
+    ]
+    report.problems += [
+        f"slide {row.slide_id}: its recipe {row.recipe} is not in the store"
+        for row in rows
+        if row.recipe not in recipes
     ]
     done = [row for row in rows if row.status == "done" and row.recipe in recipes]
     for number, row in enumerate(done, 1):
-        report.problems += [f"slide {row.slide_id} [{row.recipe}]: {what}" for what in _slide_problems(store, row)]
+        report.problems += [
+            f"slide {row.slide_id} [{row.recipe}]: {what}" for what in _slide_problems(store, row)
+        ]
         report.slides += 1
         report.tiles += row.tiles
         if progress:
@@ -90,11 +96,15 @@ def _check_table(store: Store, recipe: Recipe, done: list[SlideRow], report: Ver
     dataset = lance.dataset(str(path))
     want = tiles_schema(recipe.encoder.dim)
     if dataset.schema.names != want.names or dataset.schema.types != want.types:
-        report.problems.append(f"recipe {recipe.key}: the columns of its tile table are not those of this format")
+        report.problems.append(
+            f"recipe {recipe.key}: the columns of its tile table are not those of this format"
+        )
         return
     hidden = dataset.count_rows() - sum(row.tiles for row in done)
     if hidden > 0:
-        report.notes.append(f"recipe {recipe.key}: {hidden} rows that no slide refers to; `compact` removes them")
+        report.notes.append(
+            f"recipe {recipe.key}: {hidden} rows that no slide refers to; `compact` removes them"
+        )
     orphans = orphan_files(store, recipe.key)
     if orphans:
         size = sum(file.stat().st_size for file in orphans) / 1e6
@@ -107,7 +117,9 @@ def _check_table(store: Store, recipe: Recipe, done: list[SlideRow], report: Ver
 def orphan_files(store: Store, key: str) -> list[Path]:
     """Data files that neither the table nor a sealed slide refers to."""
     path = store.layout.tiles(key)
-    used = {file.path for fragment in lance.dataset(str(path)).get_fragments() for file in fragment.data_files()}
+    used = {
+        file.path for fragment in lance.dataset(str(path)).get_fragments() for file in fragment.data_files()
+    }
     for folder in store.layout.staging(key).glob("*"):
         ready = read_ready(folder)
         used.update(ready.data_files() if ready else ())

@@ -127,23 +127,25 @@ class RecipeWriter:
             raise StoreError(f"{missing} tiles were never encoded", slide_id=claim.slide_id)
         write_rasters(self.layout.raster(self.key, claim.slide_id), rasters)
         row = dataclasses.replace(
-            row.with_info(claim.info), run=self.run, tiles=len(claim.tiles), footprint_l0=claim.tiles.footprint_l0
+            row.with_info(claim.info),
+            run=self.run,
+            tiles=len(claim.tiles),
+            footprint_l0=claim.tiles.footprint_l0,
         )
         if not len(claim.tiles):
             self._rows.append(dataclasses.replace(row, status="empty", ingest_id=uuid.uuid4().hex))
             return self._rows[-1]
-        ready = self._write_fragment(claim, row)
+        ready = self._write_fragment(claim.tiles, claim.spool, row)
         write_ready(claim.folder, ready)
         self._ready.append(ready)
         return ready.row
 
-    def _write_fragment(self, claim: ClaimedSlide, row: SlideRow) -> Ready:
-        assert claim.spool is not None and claim.tiles is not None  # checked by seal
-        rows = assemble(claim.tiles, *claim.spool.collect())
+    def _write_fragment(self, tiles: TileSet, spool: Spool, row: SlideRow) -> Ready:
+        rows = assemble(tiles, *spool.collect())
         ingest_id = uuid.uuid4().hex
         uri = self._ensure_table()
         fragments = write_fragments(
-            rows.to_table(claim.slide_id, ingest_id),
+            rows.to_table(row.slide_id, ingest_id),
             str(uri),
             mode="append",
             max_rows_per_file=_ROWS_PER_FILE,
@@ -242,5 +244,3 @@ class RecipeWriter:
 def _already(known: SlideRow | None, row: SlideRow) -> bool:
     """Whether the registry holds a finished result that this row does not replace."""
     return known is not None and known.complete and known.ingest_id != row.replaces
-
-

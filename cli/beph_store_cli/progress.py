@@ -58,7 +58,9 @@ class IngestProgress:
         """Begin a slide's bar."""
         with self._lock:
             name = slide_id if len(slide_id) <= 36 else f"…{slide_id[-35:]}"
-            self._slides[slide_id] = self._bars.add_task(name, total=tiles, completed=resumed, unit="tiles", rate="")
+            self._slides[slide_id] = self._bars.add_task(
+                name, total=tiles, completed=resumed, unit="tiles", rate=""
+            )
             if resumed:
                 self._say(f"{slide_id}: going on after {resumed:,} of {tiles:,} tiles")
             self._tiles.append(tiles - resumed)
@@ -88,7 +90,9 @@ class IngestProgress:
             if outcome.status == "failed":
                 self._say(f"{outcome.slide_id}: failed: {outcome.error}")
             elif outcome.status != "skipped":
-                self._say(f"{outcome.slide_id}: {outcome.status}, {outcome.tiles:,} tiles, {outcome.seconds:.1f} s")
+                self._say(
+                    f"{outcome.slide_id}: {outcome.status}, {outcome.tiles:,} tiles, {outcome.seconds:.1f} s"
+                )
 
     def _estimate(self) -> None:
         """Slides not opened yet are taken for average ones."""

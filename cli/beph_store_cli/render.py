@@ -14,7 +14,9 @@ from rich.text import Text
 
 WIDTH = 100
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else there.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else there.")
+]
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="Folder of the store.")]
 
 
@@ -32,7 +34,9 @@ def print_json(data: dict[str, Any]) -> None:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> Table:
     """A plain table; columns whose name begins with '#' are numbers, to the right."""
-    made = Table(title=title, box=None, title_justify="left", header_style="bold", pad_edge=False, title_style="bold")
+    made = Table(
+        title=title, box=None, title_justify="left", header_style="bold", pad_edge=False, title_style="bold"
+    )
     for name in columns:
         if name.startswith("#"):
             made.add_column(name[1:], justify="right", no_wrap=True)

@@ -60,7 +60,9 @@ def test_an_absurd_slide_mpp_is_refused(folder: Path) -> None:
 
 def test_a_manifest_names_scales_and_cases(folder: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "m.csv"
-    manifest.write_text("\ufeffwsi,mpp,patient_id,slide_id\nb.svs,0.25,P1,first\nsub/a.tif,,P2,\n", encoding="utf-8")
+    manifest.write_text(
+        "\ufeffwsi,mpp,patient_id,slide_id\nb.svs,0.25,P1,first\nsub/a.tif,,P2,\n", encoding="utf-8"
+    )
     by_id = {task.slide_id: task for task in plan([folder], manifest=manifest, slide_mpp=0.5)}
     assert (by_id["first"].mpp, by_id["first"].mpp_source, by_id["first"].case_id) == (0.25, "manifest", "P1")
     assert (by_id["sub/a.tif"].mpp, by_id["sub/a.tif"].mpp_source) == (0.5, "declared")
@@ -79,6 +81,18 @@ def test_a_manifest_alone_says_which_slides(folder: Path, tmp_path: Path) -> Non
     manifest = tmp_path / "m.csv"
     manifest.write_text(f"path,case_id\n{folder}/b.svs,P1\n")
     assert [(t.slide_id, t.case_id) for t in plan([], manifest=manifest)] == [("b.svs", "P1")]
+
+
+def test_an_ambiguous_manifest_row_is_not_guessed(folder: Path, tmp_path: Path) -> None:
+    (folder / "sub" / "b.svs").write_bytes(b"z")
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("path,mpp\nb.svs,0.5\nsub/b.svs,0.25\nc.svs,1\nc.svs,2\n")
+    tasks = plan([folder], manifest=manifest)
+    by_id = {task.slide_id: task.mpp for task in tasks if task.error is None}
+    assert by_id == {"b.svs": 0.5, "sub/b.svs": 0.25, "sub/a.tif": None, "sub/deep/c.svs": 1.0}
+    assert [task.error for task in tasks if task.error] == ["the manifest has two rows for this slide"]
+    (folder / "sub" / "c.svs").write_bytes(b"z")
+    assert any("fits 2 slides" in (task.error or "") for task in plan([folder], manifest=manifest))
 
 
 def test_a_manifest_without_a_path_column_says_what_it_needs(folder: Path, tmp_path: Path) -> None:

@@ -46,7 +46,9 @@ def test_every_tile_comes_once_with_the_pixels_of_the_slide(folder: Path) -> Non
                 assert event.ok.all()
                 seen[event.slide_id] += event.tile_index.tolist()
                 x, y = origins[event.slide_id][event.tile_index[-1]].tolist()
-                np.testing.assert_array_equal(event.pixels[len(event.tile_index) - 1], slide.read_level(0, x, y, 224, 224))
+                np.testing.assert_array_equal(
+                    event.pixels[len(event.tile_index) - 1], slide.read_level(0, x, y, 224, 224)
+                )
                 checked += 1
             assert not isinstance(event, Failed)
             _serve(pool, event)

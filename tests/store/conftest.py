@@ -40,7 +40,9 @@ def rasters() -> Rasters:
     return Rasters(np.full((12, 10, 3), 200, np.uint8), mask)
 
 
-def seal(writer: RecipeWriter, slide_id: str, n: int, *, lost: tuple[int, ...] = (), **row: object) -> SlideRow:
+def seal(
+    writer: RecipeWriter, slide_id: str, n: int, *, lost: tuple[int, ...] = (), **row: object
+) -> SlideRow:
     """Everything from the claim to the sealed fragment."""
     claim = writer.claim(slide_id)
     assert claim is not None

@@ -118,7 +118,9 @@ def test_verify_finds_flipped_bits_in_vectors(full: Store) -> None:
     path = max(_data_files(full), key=lambda p: p.stat().st_size)
     good = path.read_bytes()
     vectors = full.bag(RECIPE.key, "c/d.svs").vectors.tobytes()
-    start = next(p.read_bytes().find(vectors[:64]) for p in _data_files(full) if vectors[:64] in p.read_bytes())
+    start = next(
+        p.read_bytes().find(vectors[:64]) for p in _data_files(full) if vectors[:64] in p.read_bytes()
+    )
     victim = next(p for p in _data_files(full) if vectors[:64] in p.read_bytes())
     good = victim.read_bytes()
     for offset in rng.integers(start, start + len(vectors), 25):

@@ -275,6 +275,8 @@ def test_append_alone_would_have_doubled_the_rows(store: Store, writer: RecipeWr
     writer.publish(force=True)
     dataset = store.dataset(RECIPE.key)
     fragments = [lance.FragmentMetadata.from_json(__import__("json").dumps(f)) for f in ready[0].fragments]
-    lance.LanceDataset.commit(dataset.uri, lance.LanceOperation.Append(fragments), read_version=dataset.version)
+    lance.LanceDataset.commit(
+        dataset.uri, lance.LanceOperation.Append(fragments), read_version=dataset.version
+    )
     assert store.dataset(RECIPE.key).count_rows() == 18
     assert not verify(store).ok

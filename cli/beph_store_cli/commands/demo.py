@@ -12,7 +12,9 @@ from beph_store_cli.render import JsonOption, console, print_json
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for slides, store and picture.")] = Path("demo"),
-    real: Annotated[bool, typer.Option("--real", help="Fetch one small real slide too (1.9 MB, pinned hash).")] = False,
+    real: Annotated[
+        bool, typer.Option("--real", help="Fetch one small real slide too (1.9 MB, pinned hash).")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """The whole job on a small sample, offline: draw slides, embed them, verify, look."""
@@ -31,13 +33,17 @@ def demo(
         show(report.ingest)
         out_console = console()
         out_console.print(f"\nstore     {report.store}  (verified: {'ok' if report.verified else 'NOT ok'})")
-        out_console.print(f"picture   {report.picture}  ← look here: tiles of like colour have like embeddings")
+        out_console.print(
+            f"picture   {report.picture}  ← look here: tiles of like colour have like embeddings"
+        )
         if report.separation is not None:
             out_console.print(
-                f"\nWithout having seen a label, the embeddings tell the two kinds of drawn tissue apart with an AUC of "
-                f"{report.separation:.2f} along their first principal component."
+                "\nWithout having seen a label, the embeddings tell the two kinds of drawn tissue apart with an AUC "
+                f"of {report.separation:.2f} along their first principal component."
             )
-        out_console.print(f"\nNext:  beph-store info {report.store}   ·   beph-store ingest YOUR_SLIDES --store my-store")
+        out_console.print(
+            f"\nNext:  beph-store info {report.store}   ·   beph-store ingest YOUR_SLIDES --store my-store"
+        )
     if not ok:
         typer.echo("error: the demo did not end well: see above", err=True)
         raise typer.Exit(1)

@@ -28,14 +28,18 @@ def embed(
     found = find_images(images)
     with Progress(console=console(stderr=True), transient=True) as bars:
         task = bars.add_task("embedding", total=len(found))
-        vectors = run(found, encoder=encoder, runtime=runtime, resize=resize, progress=lambda n: bars.advance(task, n))
+        vectors = run(
+            found, encoder=encoder, runtime=runtime, resize=resize, progress=lambda n: bars.advance(task, n)
+        )
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.open("wb") as file:
         np.save(file, vectors)
     if json:
         print_json({"images": [str(p) for p in found], "shape": list(vectors.shape), "output": str(output)})
     else:
-        console().print(f"{len(found):,} images → {output}: {vectors.shape[0]:,} × {vectors.shape[1]} float32")
+        console().print(
+            f"{len(found):,} images → {output}: {vectors.shape[0]:,} × {vectors.shape[1]} float32"
+        )
 
 
 def register(app: typer.Typer) -> None:

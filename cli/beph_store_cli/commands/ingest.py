@@ -12,7 +12,9 @@ from beph_store_cli.render import JsonOption, console, print_json, status, table
 if TYPE_CHECKING:
     from beph_store.engine.report import IngestReport
 
-Paths = Annotated[list[str] | None, typer.Argument(metavar="PATH…", help="Slides, folders, globs.", show_default=False)]
+Paths = Annotated[
+    list[str] | None, typer.Argument(metavar="PATH…", help="Slides, folders, globs.", show_default=False)
+]
 
 
 def ingest(
@@ -22,10 +24,13 @@ def ingest(
     mpp: Annotated[float | None, typer.Option(help="Scale of the tiles, µm/px [the encoder's].")] = None,
     tile_px: Annotated[int | None, typer.Option(help="Side of a tile, px [the encoder's].")] = None,
     stride_px: Annotated[
-        int | None, typer.Option(help="Step of the grid, px: smaller overlaps, larger leaves gaps [the tile's side].")
+        int | None,
+        typer.Option(help="Step of the grid, px: smaller overlaps, larger leaves gaps [the tile's side]."),
     ] = None,
     tissue_min: Annotated[float, typer.Option(help="Least share of tissue in a tile, 0–1.")] = 0.25,
-    manifest: Annotated[Path | None, typer.Option(help="CSV: path, and any of slide_id, mpp, case_id.")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="CSV: path, and any of slide_id, mpp, case_id.")
+    ] = None,
     slide_mpp: Annotated[
         float | None, typer.Option(help="Level-0 µm/px of these slides, whatever the files say.")
     ] = None,
@@ -33,9 +38,12 @@ def ingest(
     precision: Annotated[str | None, typer.Option(help="fp32 or fp16 graph of the bundle [fp32].")] = None,
     workers: Annotated[int | None, typer.Option(help="Reader processes [as suits the cores].")] = None,
     limit_tiles: Annotated[
-        int | None, typer.Option(help="A trial: at most so many tiles a slide, evenly spread; a recipe of its own.")
+        int | None,
+        typer.Option(help="A trial: at most so many tiles a slide, evenly spread; a recipe of its own."),
     ] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Ingest slides anew that are in the store already.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Ingest slides anew that are in the store already.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Embed slides into a store. Kill it at any time and run it again: nothing is lost or done twice."""
@@ -56,7 +64,9 @@ def ingest(
         replace=replace,
     )
     with IngestProgress() as progress:
-        report = run(paths or [], store, options=options, manifest=manifest, slide_mpp=slide_mpp, progress=progress)
+        report = run(
+            paths or [], store, options=options, manifest=manifest, slide_mpp=slide_mpp, progress=progress
+        )
     if json:
         print_json(report.to_json())
     else:
@@ -81,7 +91,9 @@ def show(report: IngestReport) -> None:
             f"({report.runtime})\nbusy: {busy}; the bottleneck is {report.bottleneck}"
         )
         if report.decode_amplification is not None:
-            out.print(f"each compressed tile of the files was decoded {report.decode_amplification:.2f} times")
+            out.print(
+                f"each compressed tile of the files was decoded {report.decode_amplification:.2f} times"
+            )
     out.print(f"recipe {report.recipe}")
 
 

@@ -19,7 +19,15 @@ def info(store: StoreArgument, json: JsonOption = False) -> None:
         print_json({"store": store, "recipes": [dataclasses.asdict(recipe) for recipe in recipes]})
         return
     rows = [
-        (r.key, f"{r.encoder} ({r.variant})", f"{r.tile_px} px @ {r.mpp:g}", r.dim, r.slides, r.tiles, size(r.bytes))
+        (
+            r.key,
+            f"{r.encoder} ({r.variant})",
+            f"{r.tile_px} px @ {r.mpp:g}",
+            r.dim,
+            r.slides,
+            r.tiles,
+            size(r.bytes),
+        )
         for r in recipes
     ]
     console().print(table(("recipe", "encoder", "tile @ µm/px", "#dim", "#slides", "#tiles", "#size"), rows))
@@ -67,7 +75,9 @@ def verify(store: StoreArgument, json: JsonOption = False) -> None:
             console().print(f"[red]problem[/red] {line}")
         for line in report.notes:
             console().print(f"note    {line}")
-        console().print(f"{report.slides:,} slides, {report.tiles:,} tiles: {'ok' if report.ok else 'NOT ok'}")
+        console().print(
+            f"{report.slides:,} slides, {report.tiles:,} tiles: {'ok' if report.ok else 'NOT ok'}"
+        )
     if not report.ok:
         typer.echo(f"error: {len(report.problems)} problems in {store}", err=True)
         raise typer.Exit(1)
@@ -95,7 +105,12 @@ def doctor(json: JsonOption = False) -> None:
 
     findings = examine()
     if json:
-        print_json({"ok": all(f.ok or not f.needed for f in findings), "findings": [dataclasses.asdict(f) for f in findings]})
+        print_json(
+            {
+                "ok": all(f.ok or not f.needed for f in findings),
+                "findings": [dataclasses.asdict(f) for f in findings],
+            }
+        )
     else:
         rows = [(f.kind, f.name, status("ok") if f.ok else "no", f.detail) for f in findings]
         console().print(table(("what", "name", "usable", "detail"), rows))

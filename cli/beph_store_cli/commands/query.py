@@ -12,13 +12,20 @@ from beph_store_cli.render import JsonOption, StoreArgument, console, number, pr
 
 def query(
     store: StoreArgument,
-    sql: Annotated[str, typer.Argument(metavar="SQL", help="Over the tables tiles, slides and those of --table.")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the result to a Parquet file.")] = None,
+    sql: Annotated[
+        str, typer.Argument(metavar="SQL", help="Over the tables tiles, slides and those of --table.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write the result to a Parquet file.")
+    ] = None,
     tables: Annotated[
-        list[str] | None, typer.Option("--table", metavar="NAME=FILE", help="A CSV or Parquet file as a table more.")
+        list[str] | None,
+        typer.Option("--table", metavar="NAME=FILE", help="A CSV or Parquet file as a table more."),
     ] = None,
     labels: Annotated[Path | None, typer.Option(help="Short for --table labels=FILE.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="Which recipe's tiles, if the store has several.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Which recipe's tiles, if the store has several.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """SQL over tiles, slides and labels: `query S "SELECT slide_id, count(*) n FROM tiles GROUP BY slide_id"`."""

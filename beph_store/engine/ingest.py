@@ -23,7 +23,7 @@ from beph_store.engine.report import IngestReport, Progress, ReadStats, Silent, 
 from beph_store.engine.storing import SlideSink
 from beph_store.errors import UsageError
 from beph_store.records import Recipe, SlideOutcome, TileSpec
-from beph_store.runtimes import Runtime, select_runtime
+from beph_store.runtimes import Runtime, RuntimeOptions, select_runtime
 from beph_store.store import RecipeWriter, Store
 from beph_store.store.durable import write_json
 
@@ -50,7 +50,7 @@ class IngestOptions:
 
 def make_recipe(bundle: Bundle, options: IngestOptions) -> Recipe:
     """The feature space that the options name. Raises UsageError for a tile the encoder does not take."""
-    spec = bundle.spec
+    spec = bundle.spec_for(options.precision)
     tile_px = options.tile_px or spec.tile_px
     if tile_px != spec.tile_px:
         raise UsageError(
@@ -146,8 +146,7 @@ class _Run:
             finish=self._finish,
             progress=self.progress,
         )
-        batch = self.options.batch or runtime.batch
-        clocks = pipeline.run(pool, runtime.encode, sink, batch=batch, dim=self.recipe.encoder.dim)
+        clocks = pipeline.run(pool, runtime.encode, sink, batch=runtime.batch, dim=self.recipe.encoder.dim)
         self.stats.add(sink.stats)
         self.tiles += sink.encoded
         self.busy["encode"] += clocks.encode.busy
@@ -156,9 +155,9 @@ class _Run:
 
     def _runtime(self) -> Runtime:
         if self.runtime is None:
-            self.runtime = select_runtime(
-                self.options.runtime, self.bundle.onnx_path(self.options.precision), self.bundle.spec
-            )
+            graph = self.bundle.onnx_path(self.options.precision)
+            wanted = RuntimeOptions(batch=self.options.batch)
+            self.runtime = select_runtime(self.options.runtime, graph, self.recipe.encoder, wanted)
         return self.runtime
 
     def _finish(self, outcome: SlideOutcome) -> None:

@@ -38,7 +38,7 @@ def plan(
     """The slides under ``paths`` (files, folders, globs) in order of their ids.
 
     The manifest is a CSV with a column ``path`` and any of ``slide_id``, ``mpp``, ``case_id``; its mpp
-    goes before ``slide_mpp``. Without ``paths`` it says which slides there are, too, relative to its folder. A manifest row
+    goes before ``slide_mpp``. Without ``paths`` it says which slides there are, too. A manifest row
     whose slide is not found, and two files of one id, become tasks with an ``error``.
     """
     if not paths and manifest is None:

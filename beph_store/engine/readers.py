@@ -51,8 +51,8 @@ class _Reader:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def send(self, message: Open | Read | Free) -> None:
-        # If it died, `events` will say so.
-        with self.lock, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        # If it died, `events` will say so; if it was let go after its last slide, it needs no answer.
+        with self.lock, contextlib.suppress(OSError):
             self.connection.send(message)
 
     def unlink_ring(self) -> None:

@@ -16,6 +16,8 @@ import typer
 from beph_store.errors import BephStoreError, MissingExtra, UsageError
 from beph_store_cli.commands import demo, embed, encoder, ingest, maintain, query
 
+_STOPPED = "stopped; run the same command again to go on"
+
 app = typer.Typer(
     name="beph-store",
     help="Embed whole-slide images into a columnar store, and work on the embeddings.",
@@ -62,7 +64,11 @@ def main() -> None:
     try:
         app(arguments)
     except KeyboardInterrupt:
-        _fail("stopped; run the same command again to go on", 130, arguments)
+        _fail(_STOPPED, 130, arguments)
+    except SystemExit as end:
+        if end.code == 130:  # Typer turned a KeyboardInterrupt into this
+            _fail(_STOPPED, 130, arguments)
+        raise
     except BephStoreError as error:
         if debug:
             raise

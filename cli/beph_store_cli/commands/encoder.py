@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,7 +18,7 @@ def list_encoders(json: JsonOption = False) -> None:
     """The encoders known by name; any timm model goes by `timm:MODEL`."""
     from beph_store.encoders import ENCODERS
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": entry.name,
             "what": entry.what,

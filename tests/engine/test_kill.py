@@ -1,0 +1,86 @@
+"""Kill it at any instant, start it again: the store is what an uninterrupted run would have written."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from beph_store.store import Store, verify
+
+
+def _start(slides: list[Path], store: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "beph_store_cli", "ingest", *map(str, slides), "--store", str(store), "--json"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _finish(slides: list[Path], store: Path) -> float:
+    start = time.monotonic()
+    process = _start(slides, store)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return time.monotonic() - start
+
+
+def _rows(store: Path) -> pl.DataFrame:
+    opened = Store.open(store)
+    tiles = opened.tiles(opened.recipe().recipe.key).drop("ingest_id").collect()
+    return tiles.sort("slide_id", "tile")
+
+
+def _kill_and_compare(slides: list[Path], folder: Path, *, kills: int, seed: int) -> None:
+    took = _finish(slides, folder / "whole")
+    chance = random.Random(seed)
+    for number in range(kills):
+        process = _start(slides, folder / "killed")
+        time.sleep(chance.uniform(0.2, 1.0) * took if number % 3 else chance.uniform(0.2, 0.6) * took)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if (folder / "killed" / "store.json").exists():
+            assert verify(Store.open(folder / "killed")).ok  # at no time is a half-written slide to be seen
+    _finish(slides, folder / "killed")
+    report = verify(Store.open(folder / "killed"))
+    assert report.ok, report.problems
+    assert_frame_equal(_rows(folder / "killed"), _rows(folder / "whole"))
+    assert not list((folder / "killed" / "staging").rglob("part-*"))
+
+
+def test_killed_three_times(drawn_slide, tmp_path: Path) -> None:
+    slides = [tmp_path / "slides" / name for name in ("a.tif", "b.tif", "c.tif")]
+    slides[0].parent.mkdir()
+    for slide in slides:
+        shutil.copy(drawn_slide.path, slide)
+    _kill_and_compare(slides, tmp_path, kills=3, seed=1)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_killed_ten_times_on_real_slides(realdata: Path, tmp_path: Path) -> None:
+    names = ("pancreas_pdac_trucut_HE3_20x.tif", "lung_scc_HE3_20x.tif", "lung_scc_HE2_20x.tif")
+    _kill_and_compare([realdata / "wsi_atlas" / name for name in names], tmp_path, kills=10, seed=2)
+
+
+def test_stopped_by_ctrl_c(drawn_slide, tmp_path: Path) -> None:
+    """Exit code 130, one line that says how to go on, and what was encoded is kept."""
+    process = _start([drawn_slide.path], tmp_path / "S")
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "S").glob("staging/*/*/plan.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    out, errors = process.communicate(timeout=60)
+    if process.returncode == 0:  # it was quicker than we
+        return
+    assert process.returncode == 130
+    assert errors.splitlines()[-1].startswith("error: stopped; run the same command again")
+    assert '"ok": false' in out
+    _finish([drawn_slide.path], tmp_path / "S")
+    assert verify(Store.open(tmp_path / "S")).ok

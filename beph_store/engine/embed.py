@@ -38,11 +38,11 @@ def embed(
     encoder: str = "beph-mini",
     runtime: str = "auto",
     resize: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
     """(N, D) float32 vectors of N tile images, in their order.
 
-    An image must have the encoder's tile size unless ``resize``; its scale is the caller's to know.
+    ``progress`` is called with (images done, images in all). An image must have the encoder's tile size unless ``resize``; its scale is the caller's to know.
     Raises UsageError for an image that cannot be read or has another size.
     """
     bundle = load_bundle(encoder)
@@ -53,7 +53,7 @@ def embed(
         pixels = np.stack([read_tile(path, bundle.spec.tile_px, resize=resize) for path in part])
         vectors[start : start + len(part)] = run.encode(pixels)
         if progress:
-            progress(len(part))
+            progress(start + len(part), len(images))
     return vectors
 
 

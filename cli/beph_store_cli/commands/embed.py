@@ -20,10 +20,10 @@ def embed(
 ) -> None:
     """Embed tile images without a store; rows come in the order of the images."""
     import numpy as np
-    from rich.progress import Progress
 
     from beph_store.engine.embed import embed as run
     from beph_store.engine.embed import find_images
+    from beph_store_cli.progress import bar
 
     found = find_images(images)
     with Progress(console=console(stderr=True), transient=True) as bars:

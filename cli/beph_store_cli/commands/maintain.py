@@ -60,14 +60,12 @@ def slides(
 
 def verify(store: StoreArgument, json: JsonOption = False) -> None:
     """Read everything again and compare it with what was recorded: counts, order, values, hashes."""
-    from rich.progress import Progress
-
     from beph_store.store import Store
     from beph_store.store import verify as check
+    from beph_store_cli.progress import bar
 
-    with Progress(console=console(stderr=True), transient=True) as bars:
-        task = bars.add_task("verifying slides", total=None)
-        report = check(Store.open(store), lambda done, total: bars.update(task, completed=done, total=total))
+    with bar("verifying slides") as progress:
+        report = check(Store.open(store), progress)
     if json:
         print_json({"ok": report.ok, **dataclasses.asdict(report)})
     else:

@@ -42,7 +42,8 @@ def embed(
 ) -> NDArray[np.float32]:
     """(N, D) float32 vectors of N tile images, in their order.
 
-    ``progress`` is called with (images done, images in all). An image must have the encoder's tile size unless ``resize``; its scale is the caller's to know.
+    An image must have the encoder's tile size unless ``resize``; its scale is the caller's to know.
+    ``progress`` is called with (images done, images in all).
     Raises UsageError for an image that cannot be read or has another size.
     """
     bundle = load_bundle(encoder)

@@ -26,11 +26,8 @@ def embed(
     from beph_store_cli.progress import bar
 
     found = find_images(images)
-    with Progress(console=console(stderr=True), transient=True) as bars:
-        task = bars.add_task("embedding", total=len(found))
-        vectors = run(
-            found, encoder=encoder, runtime=runtime, resize=resize, progress=lambda n: bars.advance(task, n)
-        )
+    with bar("embedding images") as progress:
+        vectors = run(found, encoder=encoder, runtime=runtime, resize=resize, progress=progress)
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.open("wb") as file:
         np.save(file, vectors)

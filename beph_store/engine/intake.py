@@ -62,22 +62,30 @@ class Intake:
         if self._replace:
             self.replaced[task.slide_id] = row.ingest_id
             return False
-        if self._changed(task, row):
+        why = self._why_not_the_same(task, row)
+        if why is not None:
             self._refuse(
-                task,
-                "the file differs from the one ingested under this id: pass --replace to ingest it anew, or give "
-                "it another slide_id in --manifest",
-                record=False,
+                task, f"{why}: pass --replace to ingest it anew, or give it another slide_id", record=False
             )
         else:
             self._finish(SlideOutcome(task.slide_id, "skipped", row.tiles))
         return True
 
-    def _changed(self, task: SlideTask, row: SlideRow) -> bool:
+    def _why_not_the_same(self, task: SlideTask, row: SlideRow) -> str | None:
+        if task.mpp is not None and row.mpp_x is not None and abs(task.mpp - row.mpp_x) > 1e-6:
+            return f"the store has it at {row.mpp_x:g} µm/px, not at {task.mpp:g}"
         try:
-            return fingerprint(task.path) != row.fingerprint
+            file = task.path.stat()
+            # Reading a sample of every slide of a large cohort takes minutes on network storage.
+            if (file.st_size, file.st_mtime_ns) == (row.file_bytes, row.file_mtime_ns):
+                return None
+            return (
+                None
+                if fingerprint(task.path) == row.fingerprint
+                else "the file differs from the one in the store"
+            )
         except (BephStoreError, OSError):
-            return False  # it cannot be read now, but what the store has of it is whole
+            return None  # it cannot be read now, but what the store has of it is whole
 
     def _refuse(self, task: SlideTask, why: str, *, record: bool = True) -> None:
         if record:

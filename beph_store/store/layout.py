@@ -43,6 +43,8 @@ REGISTRY = pa.schema(
         pa.field("error", pa.string()),
         pa.field("path", pa.string()),
         pa.field("fingerprint", pa.string()),
+        pa.field("file_bytes", pa.int64()),
+        pa.field("file_mtime_ns", pa.int64()),
         pa.field("width_l0", pa.int64()),
         pa.field("height_l0", pa.int64()),
         pa.field("mpp_x", pa.float64()),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from beph_store.errors import StoreError, UnknownSlide
 from beph_store.records import Rasters, TissueMask
+from beph_store.store.durable import sync_file
 
 
 def write_rasters(path: Path, rasters: Rasters) -> None:
@@ -27,6 +28,9 @@ def write_rasters(path: Path, rasters: Rasters) -> None:
         group["tissue"].attrs.update(
             {"method": tissue.method, "mpp_x": tissue.mpp_x, "mpp_y": tissue.mpp_y, "frame": "whole slide"}
         )
+        for file in aside.rglob("*"):
+            if file.is_file():
+                sync_file(file)
         if path.exists():
             shutil.rmtree(path)
         aside.rename(path)

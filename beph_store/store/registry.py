@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,17 @@ from beph_store.store.layout import LANCE_VERSION, REGISTRY, is_dataset, registr
 
 #: A finished slide is never overwritten, except by a row that names what it replaces.
 _MAY_UPDATE = "target.status = 'failed' OR target.ingest_id = source.replaces"
+
+
+#: Fragments of the registry at which it is compacted.
+TIDY_AT = 32
+#: Versions of a table younger than this are kept for whoever may be reading them.
+_KEEP = timedelta(hours=1)
+
+
+def forget_versions(path: Path) -> None:
+    """Drop a Lance table's old versions, but tagged ones; manifests otherwise grow with the square of the commits."""
+    lance.dataset(str(path)).cleanup_old_versions(older_than=_KEEP, error_if_tagged_old_versions=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +50,8 @@ class SlideRow:
     case_id: str | None = None
     path: str | None = None
     fingerprint: str | None = None
+    file_bytes: int | None = None
+    file_mtime_ns: int | None = None
     width_l0: int | None = None
     height_l0: int | None = None
     mpp_x: float | None = None
@@ -98,6 +111,12 @@ class Registry:
             lance.write_dataset(
                 REGISTRY.empty_table(), str(self.path), mode="create", data_storage_version=LANCE_VERSION
             )
+
+    def tidy(self) -> None:
+        """Keep the table small: every ``put`` leaves a fragment and a version. Call under the commit lock."""
+        if len(self.dataset().get_fragments()) > TIDY_AT:
+            self.dataset().optimize.compact_files(target_rows_per_fragment=1 << 20)
+            forget_versions(self.path)
 
     def dataset(self) -> lance.LanceDataset:
         """The newest version."""

@@ -29,7 +29,7 @@ from beph_store.records import Rasters, Recipe, SlideInfo, TileSet
 from beph_store.store.durable import sync_lance
 from beph_store.store.layout import LANCE_VERSION, Layout, is_dataset, tiles_schema
 from beph_store.store.rasters import write_rasters
-from beph_store.store.registry import Registry, SlideRow
+from beph_store.store.registry import Registry, SlideRow, forget_versions
 from beph_store.store.staging import Ready, Spool, discard, plan_of, read_ready, write_ready
 from beph_store.store.vectors import assemble
 
@@ -185,6 +185,7 @@ class RecipeWriter:
             self._append(fresh)
             rows = [*(r.row for r in fresh), *self._rows]
             self.registry.put(rows)
+            self.registry.tidy()
             self._forget([row.replaces for row in rows if row.replaces])
         self._after_commit()
 
@@ -228,6 +229,9 @@ class RecipeWriter:
     def close(self) -> None:
         """Commit everything that is sealed and give every claim back."""
         self.publish(force=True)
+        uri = self.layout.tiles(self.key)
+        if is_dataset(uri):
+            forget_versions(uri)
         for slide_id in list(self._claims):
             self.release(slide_id)
 

@@ -69,7 +69,9 @@ def test_again_is_skipped_and_failed_ones_are_tried_again(ingested, small) -> No
     assert report.tiles == 0
 
 
-def test_a_changed_file_is_told_and_replaced_only_when_asked(drawn_slide, marked_slide, tmp_path: Path) -> None:
+def test_a_changed_file_is_told_and_replaced_only_when_asked(
+    drawn_slide, marked_slide, tmp_path: Path
+) -> None:
     slide = tmp_path / "a.tif"
     shutil.copy(drawn_slide.path, slide)
     options = IngestOptions(limit_tiles=8)
@@ -86,6 +88,13 @@ def test_a_changed_file_is_told_and_replaced_only_when_asked(drawn_slide, marked
     after = store.bag(store.recipe().recipe.key, "a.tif")
     assert not np.array_equal(before.vectors, after.vectors)
     assert verify(store).ok
+
+
+def test_another_scale_for_a_finished_slide_is_told(ingested, small) -> None:
+    store, _ = ingested
+    (outcome,) = ingest([small / "a.tif"], store, options=IngestOptions(limit_tiles=24), slide_mpp=0.4).slides
+    assert outcome.status == "failed"
+    assert "0.5 µm/px, not at 0.4" in (outcome.error or "")
 
 
 def test_a_trial_is_a_recipe_of_its_own(ingested, small) -> None:

@@ -18,7 +18,16 @@ from beph_store.store import Store, verify
 
 
 def _start(slides: list[Path], store: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "beph_store_cli", "ingest", *map(str, slides), "--store", str(store), "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "beph_store_cli",
+        "ingest",
+        *map(str, slides),
+        "--store",
+        str(store),
+        "--json",
+    ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -175,6 +175,15 @@ def test_compact_waits_for_the_ingest(full: Store, new_writer: NewWriter) -> Non
         compact(full)
 
 
+def test_the_registry_stays_small(store: Store, new_writer: NewWriter) -> None:
+    writer = new_writer()
+    for i in range(40):
+        writer.fail(f"{i}.svs", SlideRow(RECIPE.key, f"{i}.svs", "failed", error="x"))
+        writer.publish(force=True)
+    assert len(store.registry.dataset().get_fragments()) < 33
+    assert len(store.rows(RECIPE.key)) == 40
+
+
 def test_sql_over_tiles_slides_and_labels(full: Store, tmp_path: Path) -> None:
     labels = tmp_path / "labels.csv"
     labels.write_text("slide_id,grade\na.svs,1\nb.svs,2\n")

@@ -1,0 +1,157 @@
+"""A bundle: a folder with an exported encoder and all that is needed to use and to check it.
+
+    encoder.onnx         fp32 graph: uint8 tiles (B, H, W, 3) RGB in, float32 embeddings (B, D) out
+    encoder.fp16.onnx    its fp16 twin with the same ends; may be absent
+    probe.npz            ``embeddings`` (64, D) float32 of the probe tiles by the fp32 torch reference
+    encoder.json         format version, EncoderSpec, files with their SHA-256, probe, parity
+
+Needs no torch and no onnx. A bundle holds no code: JSON, ONNX and plain arrays only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beph_store.encoders import onnxfile
+from beph_store.encoders.table import ENCODERS, TIMM, unknown
+from beph_store.errors import BundleInvalid, UnknownEncoder, UsageError
+from beph_store.records import EncoderSpec
+
+FORMAT = 1
+MANIFEST = "encoder.json"
+PROBE = "probe.npz"
+#: File of the graph of each precision.
+GRAPHS: Mapping[str, str] = {"fp32": "encoder.onnx", "fp16": "encoder.fp16.onnx"}
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An encoder ready to run, its files verified.
+
+    ``path`` the folder; ``spec`` of the fp32 graph; ``graphs`` file by precision; ``parity`` the gate's
+    figures by precision, as measured at export; ``probe`` version and count of the probe tiles.
+    """
+
+    path: Path
+    spec: EncoderSpec
+    graphs: Mapping[str, Path]
+    parity: dict[str, Any]
+    probe: Mapping[str, int]
+
+    def onnx_path(self, precision: str | None = None) -> Path:
+        """The graph of that precision (fp32 for None); UsageError names those there are."""
+        precision = precision or "fp32"
+        if precision not in self.graphs:
+            has = ", ".join(self.graphs)
+            raise UsageError(
+                f"{self.spec.name} has no {precision} graph, only {has}: export the encoder again"
+            )
+        return self.graphs[precision]
+
+    def spec_for(self, precision: str | None = None) -> EncoderSpec:
+        """The spec of the graph of that precision: fp32 and fp16 are two feature spaces."""
+        self.onnx_path(precision)
+        return dataclasses.replace(self.spec, precision=precision or "fp32")
+
+    def reference(self) -> NDArray[np.float32]:
+        """Embeddings (N, D) float32 of the probe tiles by the fp32 torch reference."""
+        with np.load(self.path / PROBE, allow_pickle=False) as data:
+            vectors = np.asarray(data["embeddings"], np.float32)
+        if vectors.shape != (self.probe["tiles"], self.spec.dim):
+            raise BundleInvalid(f"{PROBE} has embeddings of shape {vectors.shape}", path=self.path)
+        return vectors
+
+
+def load_bundle(name: str | Path) -> Bundle:
+    """Open a bundle by encoder name or by folder, and verify every file against its SHA-256.
+
+    A name of the table comes before a folder of the same name (write ``./name`` for the folder). Raises
+    UnknownEncoder, or BundleInvalid when the folder is not a bundle, was altered, or was written by a version
+    that this one does not know.
+    """
+    path = _find(name)
+    data = _manifest(path)
+    try:
+        spec = EncoderSpec.from_json(data["spec"])
+        files = {str(file): str(entry["sha256"]) for file, entry in data["files"].items()}
+        probe = {"version": int(data["probe"]["version"]), "tiles": int(data["probe"]["tiles"])}
+        parity = dict(data["parity"])
+    except (KeyError, TypeError, AttributeError, ValueError, UsageError) as error:
+        raise BundleInvalid(f"{MANIFEST} of {path} is incomplete: {error!r}", path=path) from error
+    graphs = {p: path / file for p, file in GRAPHS.items() if file in files}
+    if "fp32" not in graphs or PROBE not in files:
+        raise BundleInvalid(f"{MANIFEST} of {path} does not list encoder.onnx and {PROBE}", path=path)
+    for file, sha256 in files.items():
+        _verify(path, file, sha256)
+    for graph in graphs.values():
+        _no_strays(graph, files)
+    return Bundle(path, spec, graphs, parity, probe)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _find(name: str | Path) -> Path:
+    if str(name) in ENCODERS:
+        entry = ENCODERS[str(name)]
+        if entry.bundle is not None:
+            return entry.bundle
+        raise UnknownEncoder(
+            f"{entry.name} ships without weights: get BEPH_backbone.pth from its authors, run `beph-store encoder "
+            f"export {entry.name} --weights BEPH_backbone.pth --out FOLDER`, and pass FOLDER as the encoder"
+        )
+    if str(name).startswith(TIMM):
+        raise UnknownEncoder(
+            f"{name} must be exported first: run `beph-store encoder export {name} --out FOLDER`, and pass FOLDER "
+            "as the encoder"
+        )
+    path = Path(name)
+    if path.is_dir():
+        return path.resolve()
+    raise UnknownEncoder(unknown(str(name)))
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    file = path / MANIFEST
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BundleInvalid(f"{path} is not an encoder bundle: it has no {MANIFEST}", path=path) from error
+    except (OSError, ValueError) as error:
+        raise BundleInvalid(f"{file} cannot be read: {error}", path=path) from error
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        found = data.get("format") if isinstance(data, dict) else None
+        raise BundleInvalid(
+            f"{path} has bundle format {found}, this version knows {FORMAT}: update beph-store or export again",
+            path=path,
+        )
+    return data
+
+
+def _verify(path: Path, file: str, sha256: str) -> None:
+    if Path(file).name != file or file in ("", ".", ".."):
+        raise BundleInvalid(f"{MANIFEST} of {path} names a file outside the folder: {file!r}", path=path)
+    if not (path / file).is_file():
+        raise BundleInvalid(f"{path} lacks {file}: copy the whole folder, or export again", path=path)
+    if file_sha256(path / file) != sha256:
+        raise BundleInvalid(f"{path / file} was altered after the export: its SHA-256 differs", path=path)
+
+
+def _no_strays(graph: Path, files: Mapping[str, str]) -> None:
+    strays = sorted(onnxfile.external_locations(graph) - set(files))
+    if strays:
+        raise BundleInvalid(
+            f"{graph} keeps tensors in files that {MANIFEST} does not list: {strays[:3]}", path=graph
+        )

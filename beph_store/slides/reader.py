@@ -28,6 +28,7 @@ class SlideReader:
         self.info = info
         self.downsamples = downsamples(info.level_sizes)
         self._backend = backend
+        self._closed = False
 
     @property
     def backend(self) -> str:
@@ -64,7 +65,7 @@ class SlideReader:
         """(h, w, 3) uint8 RGB of the region at (x, y), all in px of ``level``; white where there is nothing.
 
         The region may lie partly or wholly outside. Raises SlideUnreadable where the file is damaged, and
-        stays usable; ValueError for a level that is not there or an empty region.
+        stays usable; ValueError for a level that is not there, an empty region, a closed slide.
         """
         out = np.empty((h, w, 3), np.uint8)
         self.read_into(level, x, y, out)
@@ -72,6 +73,8 @@ class SlideReader:
 
     def read_into(self, level: int, x: int, y: int, out: UInt8) -> None:
         """``read_level`` into ``out`` (h, w, 3) uint8, whose shape is the size of the region."""
+        if self._closed:
+            raise ValueError("the slide is closed")
         if not 0 <= level < len(self.info.level_sizes):
             raise ValueError(f"level {level} of {len(self.info.level_sizes)}")
         h, w = out.shape[:2]
@@ -112,8 +115,10 @@ class SlideReader:
         return image, mpp_x * factor, mpp_y * factor
 
     def close(self) -> None:
-        """Let go of the file."""
-        self._backend.close()
+        """Let go of the file; again is harmless."""
+        if not self._closed:
+            self._closed = True
+            self._backend.close()
 
     def __enter__(self) -> SlideReader:
         return self

@@ -90,8 +90,8 @@ class _Decoder:
         if self._codec is not None:
             return self._by_codec(data, index)
         if self._page.compression == JPEG:
-            reader = JpegReader((width, height), self._page.photometric == RGB, self._page.jpeg_tables)
             try:
+                reader = JpegReader((width, height), self._page.photometric == RGB, self._page.jpeg_tables)
                 return reader.decode(data)
             except JpegError as error:
                 raise SlideUnreadable(str(error)) from error

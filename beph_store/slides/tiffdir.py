@@ -187,19 +187,23 @@ class _Parser:
             tile = _number(tags, "tile_width", 0), _number(tags, "tile_height", 0)
         else:
             tile = size[0], min(_number(tags, "rows_per_strip", size[1]), size[1])
+        samples, planar = _number(tags, "samples", 1), _number(tags, "planar", 1)
+        self._check_sizes(size, tile, tiled)
+        pieces = -(-size[0] // tile[0]) * -(-size[1] // tile[1]) * (samples if planar == 2 else 1)
         names = ("tile_offsets", "tile_counts") if tiled else ("strip_offsets", "strip_counts")
-        samples = _number(tags, "samples", 1)
-        page = Page(
+        offsets, counts = (_numbers(tags, name)[:pieces] for name in names)
+        self._check_pieces(offsets, counts, pieces)
+        return Page(
             size=size,
             tile=tile,
             tiled=tiled,
-            offsets=_numbers(tags, names[0]),
-            counts=_numbers(tags, names[1]),
+            offsets=offsets,
+            counts=counts,
             compression=_number(tags, "compression", 1),
             photometric=_number(tags, "photometric", 0),
             bits=tuple(_numbers(tags, "bits").tolist()) or (1,),
             samples=samples,
-            planar=_number(tags, "planar", 1),
+            planar=planar,
             reduced=bool(_number(tags, "subfile_type", 0) & 1),
             description=_text(tags, "description"),
             jpeg_tables=_raw(tags, "jpeg_tables"),
@@ -208,31 +212,24 @@ class _Parser:
             sub_ifds=tuple(_numbers(tags, "sub_ifds").tolist()),
             alpha=_number(tags, "extra_samples", 0),
         )
-        self._check(page)
-        return page
 
-    def _check(self, page: Page) -> None:
-        """Raise SlideUnreadable where a page cannot be true."""
-        if not all(1 <= side <= MAX_SIDE_PX for side in page.size):
-            raise self._refusal(f"an image of {page.size[0]} × {page.size[1]} px")
-        if page.tiled and not all(1 <= side <= MAX_TILE_PX for side in page.tile):
-            raise self._refusal(
-                f"tiles of {page.tile[0]} × {page.tile[1]} px (at most {MAX_TILE_PX} are read)"
-            )
-        if min(page.tile) < 1:
+    def _check_sizes(self, size: Size, tile: Size, tiled: bool) -> None:
+        if not all(1 <= side <= MAX_SIDE_PX for side in size):
+            raise self._refusal(f"an image of {size[0]} × {size[1]} px")
+        if tiled and not all(1 <= side <= MAX_TILE_PX for side in tile):
+            raise self._refusal(f"tiles of {tile[0]} × {tile[1]} px (at most {MAX_TILE_PX} are read)")
+        if min(tile) < 1:
             raise self._refusal("strips without rows")
-        expected = page.grid[0] * page.grid[1] * (page.samples if page.planar == 2 else 1)
-        if len(page.offsets) < expected or len(page.counts) < expected:
-            raise self._refusal(
-                f"{min(len(page.offsets), len(page.counts))} tiles or strips listed of {expected}"
-            )
-        if not len(page.counts) or int(page.counts.max()) > self._size:
-            raise self._refusal("truncated or corrupt: a tile or strip is longer than the file")
-        beyond = int(((page.offsets + page.counts > self._size) & (page.counts > 0)).sum())
-        if beyond:
-            raise self._refusal(
-                f"truncated: {beyond} of {len(page.counts)} tiles or strips lie beyond its end; copy it again"
-            )
+
+    def _check_pieces(self, offsets: NDArray[np.uint64], counts: NDArray[np.uint64], pieces: int) -> None:
+        if min(len(offsets), len(counts)) < pieces or pieces == 0:
+            raise self._refusal(f"{min(len(offsets), len(counts))} tiles or strips listed of {pieces}")
+        if int(counts.max()) > self._size:
+            raise self._refusal("corrupt, or cut short: a tile or strip is longer than the file")
+        beyond = (offsets > self._size) | (offsets + counts > self._size)
+        missing = int((beyond & (counts > 0)).sum())
+        if missing:
+            raise self._refusal(f"cut short: {missing} of {pieces} tiles or strips lie beyond its end")
 
     def _bytes(self, offset: int, count: int, what: str) -> bytes:
         if offset + count > self._size:

@@ -32,9 +32,10 @@ class TiledJpeg(MacroTiled):
         self.stated_mpp = stated_in_tiff(probe.tiff.pages[0])
         #: Levels kept in sub-directories, which OpenSlide does not see.
         self.hidden_levels = any(page in probe.tiff.sub_pages for page in self._pages)
-        self._readers = [
-            JpegReader(page.tile, page.photometric == RGB, page.jpeg_tables) for page in self._pages
-        ]
+        try:
+            self._readers = [JpegReader(p.tile, p.photometric == RGB, p.jpeg_tables) for p in self._pages]
+        except JpegError as error:
+            raise Declined(str(error)) from error
         self._file = BlockFile(probe.path)
         self._open(tuple(Grid(page.size, page.tile) for page in self._pages), probe.cache_bytes)
 

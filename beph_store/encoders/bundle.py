@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from beph_store.encoders import onnxfile
+from beph_store.encoders import onnxfile, probe
 from beph_store.encoders.table import ENCODERS, TIMM, unknown
 from beph_store.errors import BundleInvalid, UnknownEncoder, UsageError
 from beph_store.records import EncoderSpec
@@ -63,9 +64,18 @@ class Bundle:
         return dataclasses.replace(self.spec, precision=precision or "fp32")
 
     def reference(self) -> NDArray[np.float32]:
-        """Embeddings (N, D) float32 of the probe tiles by the fp32 torch reference."""
-        with np.load(self.path / PROBE, allow_pickle=False) as data:
-            vectors = np.asarray(data["embeddings"], np.float32)
+        """Embeddings (N, D) float32 of the probe tiles by the fp32 torch reference; BundleInvalid if there are none."""
+        if self.probe["version"] != probe.VERSION:
+            raise BundleInvalid(
+                f"{self.path} was made with probe {self.probe['version']}, this version draws {probe.VERSION}: "
+                "export the encoder again",
+                path=self.path,
+            )
+        try:
+            with np.load(self.path / PROBE, allow_pickle=False) as data:
+                vectors = np.asarray(data["embeddings"], np.float32)
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise BundleInvalid(f"{PROBE} of {self.path} cannot be read: {error}", path=self.path) from error
         if vectors.shape != (self.probe["tiles"], self.spec.dim):
             raise BundleInvalid(f"{PROBE} has embeddings of shape {vectors.shape}", path=self.path)
         return vectors
@@ -83,7 +93,7 @@ def load_bundle(name: str | Path) -> Bundle:
     try:
         spec = EncoderSpec.from_json(data["spec"])
         files = {str(file): str(entry["sha256"]) for file, entry in data["files"].items()}
-        probe = {"version": int(data["probe"]["version"]), "tiles": int(data["probe"]["tiles"])}
+        drawn = {"version": int(data["probe"]["version"]), "tiles": int(data["probe"]["tiles"])}
         parity = dict(data["parity"])
     except (KeyError, TypeError, AttributeError, ValueError, UsageError) as error:
         raise BundleInvalid(f"{MANIFEST} of {path} is incomplete: {error!r}", path=path) from error
@@ -94,7 +104,7 @@ def load_bundle(name: str | Path) -> Bundle:
         _verify(path, file, sha256)
     for graph in graphs.values():
         _no_strays(graph, files)
-    return Bundle(path, spec, graphs, parity, probe)
+    return Bundle(path, spec, graphs, parity, drawn)
 
 
 def file_sha256(path: Path) -> str:

@@ -55,7 +55,8 @@ class Runtime(Protocol):
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embeddings (B, D) float32 of tiles (B, H, W, 3) uint8 RGB; UsageError for anything else.
 
-        A tile's embedding does not depend on the tiles beside it.
+        Bit for bit, a tile's embedding depends neither on the tiles beside it nor on how many they are:
+        a resumed ingest cuts its batches elsewhere and must write what an uninterrupted one would.
         """
         ...
 

@@ -23,7 +23,7 @@ def resize_area(image: UInt8, size: tuple[int, int]) -> UInt8:
     if width < 1 or height < 1:
         raise ValueError(f"the size must be at least 1 × 1, not {width} × {height}")
     rows, columns = coverage(image.shape[0], height), coverage(image.shape[1], width)
-    total = np.einsum("ih,hwc,jw->ijc", rows, image.astype(np.int64), columns)
+    total = np.einsum("jw,iwc->ijc", columns, np.einsum("ih,hwc->iwc", rows, image.astype(np.int64)))
     area = image.shape[0] * image.shape[1]  # of an output pixel, in units of 1/(height·width) input pixels
     mean: UInt8 = ((2 * total + area) // (2 * area)).astype(np.uint8)
     return mean

@@ -128,7 +128,8 @@ def otsu_threshold(values: Float, highest: float = 0.6, bins: int = 256) -> floa
     both = (below > 0) & (above > 0)
     difference = mass[both] / below[both] - (mass[-1] - mass[both]) / above[both]
     spread[both] = below[both] * above[both] * difference**2
-    return float(centres[int(spread.argmax())])
+    best = spread >= spread.max() * (1 - 1e-9)  # every cut within a gap is as good: take its middle
+    return float(centres[best].mean())
 
 
 def black(channels: Sequence[UInt8]) -> Mask:

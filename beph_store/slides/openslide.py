@@ -24,6 +24,7 @@ class OpenSlideBackend(Backend):
         self._path = probe.path
         # OpenSlide keeps four bytes a pixel and by default 32 MB, less than two rows of a wide slide.
         self.cache_bytes = probe.cache_bytes
+        self._held_bytes = self.cache_bytes
         self._lock = threading.Lock()
         self._handle = self._opened()
         self.level_sizes = tuple((int(w), int(h)) for w, h in self._handle.level_dimensions)
@@ -34,7 +35,7 @@ class OpenSlideBackend(Backend):
 
         try:
             handle = OpenSlide(str(self._path))
-            handle.set_cache(OpenSlideCache(self.cache_bytes))
+            handle.set_cache(OpenSlideCache(self._held_bytes))
         except (OpenSlideError, OSError) as error:
             raise SlideUnreadable(f"OpenSlide: {_one_line(error)}", path=self._path) from error
         return handle
@@ -59,6 +60,15 @@ class OpenSlideBackend(Backend):
             if self._handle is failed:
                 self._handle = self._opened()
                 # Not closed: another thread may be inside it. It goes with its last reference.
+
+    def trim(self, keep_bytes: int) -> None:
+        """See `Backend.trim`; a new cache is an empty one. It stays as small until told to keep nothing."""
+        from openslide import OpenSlideCache
+
+        wanted = min(keep_bytes, self.cache_bytes) or self.cache_bytes
+        if wanted != self._held_bytes:
+            self._held_bytes = wanted
+            self._handle.set_cache(OpenSlideCache(wanted))
 
     def close(self) -> None:
         """See `Backend.close`."""

@@ -6,6 +6,7 @@ from types import TracebackType
 
 import numpy as np
 
+from beph_store.errors import SlideUnreadable
 from beph_store.geometry import Size, downsamples, level_for
 from beph_store.records import SlideInfo
 from beph_store.slides.backend import Backend, UInt8
@@ -13,8 +14,12 @@ from beph_store_kernels import reduce_area
 
 #: An overview is read in strips of about this many pixels, so that a slide of one level fits in memory.
 _STRIP_PX = 4 << 20
-#: Decoded macro-tiles held between two strips.
+#: Decoded macro-tiles held meanwhile: at least two rows of them, of up to 512 px.
 _STRIP_CACHE_BYTES = 32 << 20
+_CACHED_ROWS = 512
+#: What an overview shows where the file is damaged. It looks like stain, so that the tiles there are planned,
+#: tried, and told off one by one: left white, they would never be missed.
+DAMAGED = (200, 80, 160)
 
 
 class SlideReader:
@@ -96,7 +101,8 @@ class SlideReader:
 
         From the smallest level not coarser than ``mpp``, averaged over whole blocks; so the scale is what
         comes nearest to ``mpp``, and coarser where a side would exceed ``max_px``. A block that hangs
-        over the right or lower edge is the mean of what the slide has of it. Raises SlideUnreadable.
+        over the right or lower edge is the mean of what the slide has of it. Damaged places show `DAMAGED`.
+        Raises SlideUnreadable where nothing else is left.
         """
         level = level_for(mpp / self.info.mpp, self.info.level_sizes)
         width, height = self.info.level_sizes[level]
@@ -105,14 +111,40 @@ class SlideReader:
         factor = max(1, round(mpp / ((mpp_x + mpp_y) / 2)), -(-max(width, height) // max_px))
         image = np.empty((-(-height // factor), -(-width // factor), 3), np.uint8)
         rows = max(1, _STRIP_PX // (width * factor)) * factor
+        strip = np.empty((rows, width, 3), np.uint8)
+        whole = False
         self._backend.counting = False
         for top in range(0, height, rows):
-            strip = self.read_level(level, 0, top, width, min(rows, height - top))
-            image[top // factor : -(-(top + len(strip)) // factor)] = reduce_area(strip, factor)
-            self._backend.trim(_STRIP_CACHE_BYTES)
+            self._backend.trim(max(_STRIP_CACHE_BYTES, width * _CACHED_ROWS * 4))
+            part = strip[: height - top]
+            whole |= self._read_what_can_be(level, top, part)
+            image[top // factor : -(-(top + len(part)) // factor)] = reduce_area(part, factor)
         self._backend.trim(0)
         self._backend.counting = True
+        if not whole:
+            raise SlideUnreadable(f"{self.info.slide_id}: level {level} is damaged everywhere")
         return image, mpp_x * factor, mpp_y * factor
+
+    def _read_what_can_be(self, level: int, top: int, out: UInt8) -> bool:
+        """Read a strip, macro-tile by macro-tile where it is damaged; whether any of it could be read."""
+        try:
+            self.read_into(level, 0, top, out)
+        except SlideUnreadable:
+            pass
+        else:
+            return True
+        wide, tall = self.macro_tile(level) or (256, 256)
+        bottom, right = top + len(out), out.shape[1]
+        readable = False
+        for y in (top, *range(top - top % tall + tall, bottom, tall)):
+            for x in range(0, right, wide):
+                block = out[y - top : y - y % tall + tall - top, x : x + wide]
+                try:
+                    self.read_into(level, x, y, block)
+                    readable = True
+                except SlideUnreadable:
+                    block[...] = DAMAGED
+        return readable
 
     def close(self) -> None:
         """Let go of the file; again is harmless."""

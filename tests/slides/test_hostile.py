@@ -12,7 +12,9 @@ from PIL import Image
 
 from beph_store.errors import BephStoreError, SlideUnreadable
 from beph_store.slides import open_slide
+from beph_store.slides.reader import DAMAGED
 from beph_store.testing.synthetic import formula_slide
+from beph_store.tissue import find_tissue
 from tests.slides.drawing import dicom, link_of, piece, set_piece, set_tag
 
 pytestmark = pytest.mark.timeout(60)
@@ -210,6 +212,25 @@ def test_one_bad_tile_costs_only_itself(tmp_path, how, backend):
             assert np.array_equal(slide.read_level(*region), intact.read_level(*region))
 
 
+@pytest.mark.parametrize("backend", ["tiled-jpeg", "openslide"])
+def test_an_overview_shows_damage_as_stain(tmp_path, backend):
+    """So that tiles are planned there, fail one by one, and are told of."""
+    path = tmp_path / "slide.tif"
+    formula_slide(path, compression="jpeg")
+    whole = shutil.copy(path, tmp_path / "whole.tif")
+    spoil(path, "middle")
+    with open_slide(path, prefer=backend) as slide, open_slide(whole, prefer=backend) as intact:
+        image, mpp_x, mpp_y = slide.overview(2.0)
+        expected = intact.overview(2.0)[0]
+        assert (mpp_x, mpp_y) == (2.0, 2.0)
+        assert (image[64:128, 64:128] == DAMAGED).all()
+        image[64:128, 64:128] = expected[64:128, 64:128] = 0
+        assert np.array_equal(image, expected)
+    blank = np.full((200, 200, 3), 240, np.uint8)
+    blank[64:128, 64:128] = DAMAGED
+    assert find_tissue(blank, 8.0, 8.0).mask[70:120, 70:120].all()
+
+
 def test_damage_is_no_difference_from_openslide(tmp_path):
     """The comparison at the opening meets tiles that neither can read."""
     path = tmp_path / "slide.tif"
@@ -223,6 +244,8 @@ def test_damage_is_no_difference_from_openslide(tmp_path):
         assert (slide.backend, slide.note) == ("tiled-jpeg", "")
         with pytest.raises(SlideUnreadable, match="macro-tile 0, 0 of level 0"):
             slide.read_level(0, 0, 0, 5, 5)
+        with pytest.raises(SlideUnreadable, match="damaged everywhere"):
+            slide.overview()
 
 
 def test_a_tile_left_out_is_white(tiled):

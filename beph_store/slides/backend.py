@@ -77,6 +77,9 @@ class Backend(ABC):
         """(width, height) of what the file compresses as one; None where this backend does not know."""
         return None
 
+    def hold(self, most_bytes: int) -> None:  # noqa: B027 - most backends hold nothing
+        """Hold at most so many bytes of decoded macro-tiles from now on, and never more than ``cache_bytes``."""
+
     def trim(self, keep_bytes: int) -> None:  # noqa: B027 - most backends hold nothing
         """Drop decoded macro-tiles until at most ``keep_bytes`` are held."""
 

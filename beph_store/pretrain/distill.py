@@ -1,15 +1,11 @@
-"""Train a small encoder of BEPH's own family to predict the features of a ready-made teacher.
+"""Train the transformer of a small encoder to predict the features of a ready-made teacher.
 
-Works on arrays only: who cut the crops, and from which slides, is the caller's business. The
-student is a BEiT v2 with a shared relative-position table whose checkpoint is written in BEPH's own
-key layout, so that it loads and exports by the same path as BEPH. The teacher is EfficientNet-Lite0:
-its feature maps at stride 16 have exactly one cell a student token, which supervises every
-token of every crop and makes minutes of training count.
+Works on arrays only: who cut the crops, and from which slides, is the caller's business. Teacher is
+EfficientNet-Lite0. The student begins with the teacher's own first five stages, frozen, whose output has exactly
+one cell a token; its transformer learns what the teacher's other stages make of them. So everything the student
+reads and predicts is computed once a crop, and a step costs the transformer alone.
 
-The student grows: training starts with every fourth block, which is four times faster, and blocks are added
-as copies of their neighbours whose layer scale is zero, so that growing changes no output.
-
-Everything is float32: CPUs without bfloat16 instructions are several times slower with it.
+The objective is feature regression (FitNets, Romero et al. 2015) of standardised targets.
 """
 
 from __future__ import annotations
@@ -28,49 +24,40 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-#: Side of a crop and of a student token, px.
+#: Side of a crop, px.
 CROP_PX = 224
-TOKEN_PX = 16
-#: BEPH's statistics of H&E, per RGB channel on the 0–255 scale.
-MEAN = (189.789, 128.245, 175.178)
-STD = (38.394, 45.252, 32.213)
-#: Channels of the teacher's maps: stages 3, 4, 5 (one cell a token) and 7 (one cell per 2 x 2 tokens).
-MAP_CHANNELS = (40, 80, 112, 320)
-POOLED = 1280
+#: Channels of the teacher at stride 16 (14 x 14, the student's input), at stride 32 (7 x 7), and pooled.
+TOKENS, COARSE, POOLED = 112, 320, 1280
 #: Standardised targets are clipped here: a few of the teacher's channels have heavy tails.
 CLIP = 5.0
-#: Optical density of haematoxylin, eosin and a residual, per RGB channel (Ruifrok and Johnston).
-STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
 
 
 @dataclass(frozen=True, slots=True)
 class DistillConfig:
     """How long and how to train. The learning rate follows the clock, so a slow machine still finishes.
 
-    ``minutes`` wall time; ``batch`` crops a step; ``lr`` peak learning rate; ``warmup`` share of the time
-    (0–1); ``ema`` the decay of the averaged weights that are kept; ``stages``: (share of the time from which
-    on, every how many blocks), the last all of them.
+    ``minutes`` wall time; ``batch`` crops a step; ``lr`` peak learning rate; ``warmup`` share of
+    the time (0–1); ``ema`` the decay of the averaged weights that are kept.
     """
 
     minutes: float
-    batch: int = 16
+    batch: int = 32
     lr: float = 1e-3
     weight_decay: float = 0.05
-    warmup: float = 0.04
-    ema: float = 0.998
+    warmup: float = 0.05
+    ema: float = 0.995
     seed: int = 0
-    stages: tuple[tuple[float, int], ...] = ((0.0, 4), (0.35, 2), (0.65, 1))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Targets:
+class Features:
     """The teacher's features of N crops, not standardised.
 
-    ``maps``: one (N, side, side, channels) float16 for each of ``MAP_CHANNELS``, side 14, 14, 14, 7;
-    ``pooled`` (N, 1280) float32.
+    ``tokens`` (N, 14, 14, 112) float16; ``coarse`` (N, 7, 7, 320) float16; ``pooled`` (N, 1280) float32.
     """
 
-    maps: tuple[NDArray[np.float16], ...]
+    tokens: NDArray[np.float16]
+    coarse: NDArray[np.float16]
     pooled: NDArray[np.float32]
 
     def __len__(self) -> int:
@@ -87,25 +74,6 @@ class Progress:
     loss: dict[str, float]
 
 
-def make_student(dim: int = 192, depth: int = 12, heads: int = 3, seed: int = 0) -> nn.Module:
-    """A BEiT v2 with seeded random weights, one shared relative-position table, layer scale 0.1."""
-    torch.manual_seed(seed)
-    model: nn.Module = timm.create_model(
-        "beitv2_base_patch16_224",
-        pretrained=False,
-        num_classes=0,
-        embed_dim=dim,
-        depth=depth,
-        num_heads=heads,
-        init_values=0.1,
-        use_rel_pos_bias=False,
-        use_shared_rel_pos_bias=True,
-    )
-    for block in model.blocks:  # type: ignore[union-attr]
-        block.attn.fused_attn = False  # a trained bias has no fused backward on the CPU
-    return model
-
-
 def make_teacher(state_dict: dict[str, Tensor]) -> nn.Module:
     """EfficientNet-Lite0 from a state dict in the original key order; ValueError when a shape disagrees."""
     model: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
@@ -119,142 +87,120 @@ def make_teacher(state_dict: dict[str, Tensor]) -> nn.Module:
 
 
 @torch.inference_mode()
-def teacher_features(teacher: nn.Module, pixels: NDArray[np.uint8]) -> tuple[list[Tensor], Tensor]:
-    """Maps (B, C, side, side) and pooled (B, 1280), both float32, of uint8 crops (B, 224, 224, 3)."""
-    net: Any = teacher
-    x = torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float().sub_(127.5).div_(127.5)
-    x = net.bn1(net.conv_stem(x))
-    maps: list[Tensor] = []
-    for stage, block in enumerate(net.blocks):
-        x = block(x)
-        if stage in (2, 3, 4, 6):
-            maps.append(x)
-    maps[0] = functional.avg_pool2d(maps[0], 2)
-    return maps, net.bn2(net.conv_head(x)).mean((2, 3))
-
-
-def make_targets(teacher: nn.Module, pixels: NDArray[np.uint8], batch: int = 32) -> Targets:
+def teacher_features(teacher: nn.Module, pixels: NDArray[np.uint8], batch: int = 32) -> Features:
     """The teacher's features of (N, 224, 224, 3) uint8 RGB crops."""
-    sides = (14, 14, 14, 7)
-    shapes = zip(sides, MAP_CHANNELS, strict=True)
-    maps = tuple(np.empty((len(pixels), side, side, c), np.float16) for side, c in shapes)
-    pooled = np.empty((len(pixels), POOLED), np.float32)
+    net: Any = teacher
+    found = Features(
+        np.empty((len(pixels), 14, 14, TOKENS), np.float16),
+        np.empty((len(pixels), 7, 7, COARSE), np.float16),
+        np.empty((len(pixels), POOLED), np.float32),
+    )
     for start in range(0, len(pixels), batch):
         rows = slice(start, start + batch)
-        found, mean = teacher_features(teacher, pixels[rows])
-        for target, got in zip(maps, found, strict=True):
-            target[rows] = got.permute(0, 2, 3, 1).half().numpy()
-        pooled[rows] = mean.numpy()
-    return Targets(maps, pooled)
+        x = (
+            torch.from_numpy(np.ascontiguousarray(pixels[rows]))
+            .permute(0, 3, 1, 2)
+            .float()
+            .sub_(127.5)
+            .div_(127.5)
+        )
+        x = net.bn1(net.conv_stem(x))
+        for stage, block in enumerate(net.blocks):
+            x = block(x)
+            if stage == 4:
+                found.tokens[rows] = x.permute(0, 2, 3, 1).half().numpy()
+        found.coarse[rows] = x.permute(0, 2, 3, 1).half().numpy()
+        found.pooled[rows] = net.bn2(net.conv_head(x)).mean((2, 3)).numpy()
+    return found
+
+
+def adopt_stem(student: nn.Module, teacher: nn.Module, features: Features) -> None:
+    """Give the student's stem the teacher's first stages and the statistics of their output; freeze it."""
+    stem: Any = student.patch_embed
+    own: Any = teacher
+    stem.conv_stem.load_state_dict(own.conv_stem.state_dict())
+    stem.bn1.load_state_dict(own.bn1.state_dict())
+    stem.blocks.load_state_dict(own.blocks[: len(stem.blocks)].state_dict())
+    mean, scale = _statistics(features.tokens)
+    stem.mean.copy_(mean)
+    stem.scale.copy_(scale)
+    for part in (stem.conv_stem, stem.bn1, stem.blocks):
+        part.requires_grad_(False)
 
 
 class Distiller(nn.Module):
-    """The student, with throw-away linear heads onto the teacher's standardised features."""
+    """The student's transformer, with throw-away linear heads onto the teacher's standardised features.
 
-    def __init__(self, student: nn.Module, targets: Targets) -> None:
+    Three terms: each token keeps what the stem said of it, each 2 x 2 of them says what the teacher's last
+    stage sees there, and the embedding says what the teacher says of the crop.
+    """
+
+    def __init__(self, student: nn.Module, features: Features) -> None:
         super().__init__()
         self.student = student
-        depth = len(student.blocks)  # type: ignore[arg-type]
-        dim = int(student.num_features)  # type: ignore[arg-type]
-        self.active = set(range(depth))
-        self.taps = [depth // 3 - 1, 2 * depth // 3 - 1, depth - 1]
-        self.heads = nn.ModuleList(nn.Linear(dim, c) for c in (*MAP_CHANNELS, POOLED))
-        arrays: tuple[NDArray[Any], ...] = (*targets.maps, targets.pooled)
-        for name, array in zip("0123p", arrays, strict=True):
-            flat = array[:: max(1, len(array) // 512)].astype(np.float32).reshape(-1, array.shape[-1])
-            self.register_buffer(f"mean_{name}", torch.from_numpy(flat.mean(0)))
-            self.register_buffer(f"scale_{name}", torch.from_numpy(1 / (flat.std(0) + 1e-3)))
+        self.dim = int(student.num_features)  # type: ignore[arg-type]
+        self.heads = nn.ModuleList(nn.Linear(self.dim, c) for c in (TOKENS, COARSE, POOLED))
+        for name in ("tokens", "coarse", "pooled"):
+            mean, scale = _statistics(getattr(features, name))
+            self.register_buffer(f"{name}_mean", mean)
+            self.register_buffer(f"{name}_scale", scale)
 
-    def forward(self, pixels: Tensor, maps: list[Tensor], pooled: Tensor) -> dict[str, Tensor]:
-        """Loss terms of normalised pixels (B, 3, 224, 224) against maps (B, side, side, C) and pooled (B, 1280)."""
-        dim = self.student.num_features
-        tokens = [functional.layer_norm(t, [dim]) for t in self._tokens(pixels)]  # type: ignore[list-item]
-        last = self._last
-        coarse = functional.avg_pool2d(tokens[2].permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
-        embedding = functional.layer_norm(last.mean((1, 2)), [dim])  # type: ignore[list-item]
-        views = [*tokens, coarse, embedding]
+    def forward(self, tokens: Tensor, coarse: Tensor, pooled: Tensor) -> dict[str, Tensor]:
+        """Loss terms of a batch of ``Features``, float32."""
+        seen = self._transform(tokens)
+        cells = functional.layer_norm(seen, [self.dim])
+        blocks = functional.avg_pool2d(cells.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+        embedding = functional.layer_norm(seen.mean((1, 2)), [self.dim])
         losses = {}
-        for head, name, view, target in zip(self.heads, "0123p", views, [*maps, pooled], strict=True):
-            wanted = (target - self.get_buffer(f"mean_{name}")) * self.get_buffer(f"scale_{name}")
-            losses[name] = functional.mse_loss(head(view), wanted.clamp(-CLIP, CLIP))
+        wanted = {"tokens": tokens, "coarse": coarse, "pooled": pooled}
+        for head, view, (name, target) in zip(
+            self.heads, (cells, blocks, embedding), wanted.items(), strict=True
+        ):
+            standard = (target - self.get_buffer(f"{name}_mean")) * self.get_buffer(f"{name}_scale")
+            losses[name] = functional.mse_loss(head(view), standard.clamp(-CLIP, CLIP))
         return losses
 
-    def _tokens(self, pixels: Tensor) -> list[Tensor]:
-        """Patch tokens after each tapped block, (B, 14, 14, dim), class token left out."""
+    def _transform(self, features: Tensor) -> Tensor:
+        """Patch tokens after the last block (B, 14, 14, dim), class token left out."""
         net: Any = self.student
-        x = net.patch_embed(pixels)
+        x = net.patch_embed.tokens(features)
         x = torch.cat((net.cls_token.expand(len(x), -1, -1), x), 1)
         bias = net.rel_pos_bias()
-        side = CROP_PX // TOKEN_PX
-        found = []
-        for i, block in enumerate(net.blocks):
-            if i not in self.active:
-                continue
+        for block in net.blocks:
             x = block(x, shared_rel_pos_bias=bias)
-            if i in self.taps:
-                found.append(x[:, 1:].unflatten(1, (side, side)))
-        self._last = found[-1]
-        return found
+        cells: Tensor = x[:, 1:].unflatten(1, features.shape[1:3])
+        return cells
 
 
-def turn(array: NDArray[Any], k: int) -> NDArray[Any]:
-    """One of the eight symmetries of the square (k 0–7) of (H, W, C): a view, alike for pixels and maps."""
-    return np.rot90(array[:, ::-1] if k & 4 else array, k & 3)
+def train(
+    student: nn.Module,
+    features: Features,
+    config: DistillConfig,
+    report: Callable[[nn.Module, Progress], None],
+) -> nn.Module:
+    """Distil for ``config.minutes`` and return the averaged student, in eval mode.
 
-
-def jitter(pixels: Tensor, rng: np.random.Generator) -> Tensor:
-    """Vary the stains of (B, 3, H, W) pixels on the 0–255 scale, in optical density; float32, same scale."""
-    stains = np.asarray(STAINS) / np.linalg.norm(STAINS, axis=1, keepdims=True)
-    gain = rng.uniform(0.85, 1.2, (len(pixels), 3, 1))
-    mix = (np.linalg.inv(stains) @ (gain * stains)).astype(np.float32)  # (B, rgb in, rgb out)
-    shift = torch.from_numpy(rng.uniform(-0.04, 0.04, (len(pixels), 3, 1, 1)).astype(np.float32))
-    density = torch.log((pixels + 1) / 256).neg_()
-    density = torch.einsum("bihw,bio->bohw", density, torch.from_numpy(mix)) + shift
-    return torch.exp(density.neg_()).mul_(256).sub_(1).clamp_(0, 255)
-
-
-def batches(
-    pixels: NDArray[np.uint8], targets: Targets, size: int, rng: np.random.Generator
-) -> Iterator[tuple[Tensor, list[Tensor], Tensor]]:
-    """Endless shuffled batches, turned and recoloured: arguments of ``Distiller.forward``."""
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
-    while True:
-        order = rng.permutation(len(pixels))
-        for start in range(0, len(order) - size + 1, size):
-            rows = np.sort(order[start : start + size])
-            ks = rng.integers(0, 8, size)
-            x = np.stack([turn(pixels[r], k) for r, k in zip(rows, ks, strict=True)])
-            maps = [
-                torch.from_numpy(
-                    np.stack([turn(m[r], k) for r, k in zip(rows, ks, strict=True)]).astype(np.float32)
-                )
-                for m in targets.maps
-            ]
-            image = jitter(torch.from_numpy(x).permute(0, 3, 1, 2).float(), rng)
-            yield (image - mean) / std, maps, torch.from_numpy(targets.pooled[rows])
-
-
-def every(n: int, depth: int) -> range:
-    """Each n-th block, the last always among them."""
-    return range(n - 1, depth, n)
-
-
-@torch.no_grad()
-def silence(student: nn.Module, active: set[int]) -> None:
-    """Take all but the active blocks out of the sum, so that a checkpoint is whole at any time."""
-    for i, block in enumerate(student.blocks):  # type: ignore[arg-type]
-        if i not in active:
-            block.gamma_1.zero_()
-            block.gamma_2.zero_()
-
-
-@torch.no_grad()
-def grow(student: nn.Module, before: set[int], after: set[int]) -> None:
-    """Start the newly active blocks as copies of the next block that was active, with a layer scale of zero."""
-    blocks: Any = student.blocks
-    for i in after - before:
-        blocks[i].load_state_dict(blocks[min(b for b in before if b > i)].state_dict())
-    silence(student, before)
+    ``report`` gets it every 25 steps and may save it: the run can be stopped at any time.
+    """
+    rng = np.random.default_rng(config.seed)
+    torch.manual_seed(config.seed)
+    for block in student.blocks:  # type: ignore[union-attr]
+        block.attn.fused_attn = False  # a trained bias has no fused backward on the CPU
+    model = Distiller(student, features)
+    kept = copy.deepcopy(student)
+    optimiser = _optimiser(model, config)
+    start, terms = time.monotonic(), []
+    for step, batch in enumerate(_batches(features, config.batch, rng), 1):
+        done = (time.monotonic() - start) / (60 * config.minutes)
+        terms.append(_step(model, optimiser, batch, learning_rate(config, done)))
+        _average(kept, student, min(config.ema, step / (step + 10)))
+        if step % 25 == 0 or done >= 1:
+            names = {k: round(float(np.mean([t[k] for t in terms])), 4) for k in terms[0]}
+            report(kept, Progress(time.monotonic() - start, step, step * config.batch, names))
+            terms = []
+        if done >= 1:
+            break
+    return kept.eval()
 
 
 def learning_rate(config: DistillConfig, done: float) -> float:
@@ -265,87 +211,50 @@ def learning_rate(config: DistillConfig, done: float) -> float:
     return config.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * part)))
 
 
-def train(
-    student: nn.Module,
-    pixels: NDArray[np.uint8],
-    targets: Targets,
-    config: DistillConfig,
-    report: Callable[[nn.Module, Progress], None],
-) -> nn.Module:
-    """Distil for ``config.minutes`` and return the averaged student.
-
-    ``pixels`` (N, 224, 224, 3) uint8 RGB (a memory map will do). ``report`` gets the averaged student
-    every 50 steps and may save it: the run can be stopped at any time. Raises ValueError for stages that leave
-    out a block whose features are asked for (the ends of each third).
-    """
-    rng = np.random.default_rng(config.seed)
-    torch.manual_seed(config.seed)
-    model = Distiller(student, targets)
-    model.active = set(every(config.stages[0][1], len(student.blocks)))  # type: ignore[arg-type]
-    if not model.active >= set(model.taps):
-        raise ValueError(f"the first stage must hold the tapped blocks {model.taps}")
-    silence(student, model.active)
-    kept = copy.deepcopy(student)
-    optimiser = _optimiser(model, config)
-    start, terms, step = time.monotonic(), [], 0
-    for step, batch in enumerate(batches(pixels, targets, config.batch, rng), 1):
-        done = (time.monotonic() - start) / (60 * config.minutes)
-        step_now = [n for share, n in config.stages if done >= share][-1]
-        grown = set(every(step_now, len(student.blocks)))  # type: ignore[arg-type]
-        if grown != model.active:
-            grow(student, model.active, grown)
-            grow(kept, model.active, grown)
-            model.active = grown
-        terms.append(_step(model, optimiser, batch, learning_rate(config, done)))
-        _average(kept, student, min(config.ema, step / (step + 10)))
-        if step % 50 == 0 or done >= 1:
-            names = {k: float(np.mean([t[k] for t in terms])) for k in terms[0]}
-            report(kept, Progress(time.monotonic() - start, step, step * config.batch, names))
-            terms = []
-        if done >= 1:
-            break
-    return kept
+def turn(array: NDArray[Any], k: int) -> NDArray[Any]:
+    """One of the eight symmetries of the square (k 0–7) of (H, W, C), as a view."""
+    return np.rot90(array[:, ::-1] if k & 4 else array, k & 3)
 
 
-def to_checkpoint(student: nn.Module, author: str) -> dict[str, Any]:
-    """The student in the layout of BEPH's file: ``{'state_dict': {'backbone.…'}, 'author'}``."""
-    state = {k: v.detach().clone().contiguous() for k, v in student.state_dict().items()}
-    renamed = {f"backbone.{_mm_name(k)}": v for k, v in state.items() if not k.startswith("fc_norm.")}
-    renamed["backbone.mask_token"] = torch.zeros_like(state["cls_token"])
-    index: Tensor = student.rel_pos_bias.relative_position_index  # type: ignore[union-attr, assignment]
-    renamed["backbone.rel_pos_bias.relative_position_index"] = index.clone()
-    return {"state_dict": renamed, "author": author}
+def _batches(
+    features: Features, size: int, rng: np.random.Generator
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Endless shuffled batches, turned: arguments of ``Distiller.forward``."""
+    while True:
+        order = rng.permutation(len(features))
+        for start in range(0, len(order) - size + 1, size):
+            rows, ks = order[start : start + size], rng.integers(0, 8, size)
+            turned = (
+                np.stack([turn(maps[r], k) for r, k in zip(rows, ks, strict=True)]).astype(np.float32)
+                for maps in (features.tokens, features.coarse)
+            )
+            tokens, coarse = map(torch.from_numpy, turned)
+            yield tokens, coarse, torch.from_numpy(features.pooled[rows])
 
 
-def load_checkpoint(student: nn.Module, state: dict[str, Tensor]) -> None:
-    """Start from the ``state_dict`` of a file that ``to_checkpoint`` made; KeyError when a tensor is missing."""
-    own = [k for k in student.state_dict() if not k.startswith("fc_norm.")]
-    student.load_state_dict({k: state[f"backbone.{_mm_name(k)}"] for k in own}, strict=False)
-
-
-def _mm_name(key: str) -> str:
-    key = key.replace("patch_embed.proj.", "patch_embed.projection.").replace("blocks.", "layers.", 1)
-    key = key.replace(".norm1.", ".ln1.").replace(".norm2.", ".ln2.")
-    return key.replace(".mlp.fc1.", ".ffn.layers.0.0.").replace(".mlp.fc2.", ".ffn.layers.1.")
+def _statistics(array: NDArray[Any]) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / standard deviation of each channel, float32, over a sample of at most 512 crops."""
+    flat = array[:: max(1, len(array) // 512)].astype(np.float32).reshape(-1, array.shape[-1])
+    mean, deviation = flat.mean(axis=0), flat.std(axis=0)
+    return torch.from_numpy(mean), torch.from_numpy(1.0 / (deviation + 1e-3))
 
 
 def _optimiser(model: nn.Module, config: DistillConfig) -> torch.optim.Optimizer:
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
+    trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))
 
 
 def _step(
-    model: Distiller, optimiser: torch.optim.Optimizer, batch: tuple[Tensor, list[Tensor], Tensor], lr: float
+    model: Distiller, optimiser: torch.optim.Optimizer, batch: tuple[Tensor, Tensor, Tensor], lr: float
 ) -> dict[str, float]:
     for group in optimiser.param_groups:
         group["lr"] = lr
     losses = model(*batch)
-    total = torch.stack(list(losses.values())).sum() + losses["p"]
+    total = torch.stack(list(losses.values())).sum() + losses["pooled"]
     optimiser.zero_grad(set_to_none=True)
     total.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -30,7 +30,6 @@ _JPEG2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
 _JPEG_LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
 _RAW = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
 _USED = [
-    "SeriesInstanceUID",
     "SOPClassUID",
     "ImageType",
     "TotalPixelMatrixColumns",
@@ -44,6 +43,7 @@ _USED = [
     "PhotometricInterpretation",
     "PlanarConfiguration",
 ]
+_SERIES = 0x0020000E
 _UNDEFINED = 0xFFFFFFFF
 
 
@@ -97,9 +97,16 @@ class _Level:
 
 
 def series_of(path: Path) -> str | None:
-    """SeriesInstanceUID; None where the file is not readable DICOM."""
-    header = _header(path)
-    return None if header is None else str(header.get("SeriesInstanceUID", "")) or None
+    """SeriesInstanceUID; None where the file is not readable DICOM. Reads no further than that."""
+    import pydicom
+
+    try:
+        with warnings.catch_warnings(), path.open("rb") as file:
+            warnings.simplefilter("ignore")
+            data = pydicom.filereader.read_partial(file, lambda tag, vr, length: tag > _SERIES)
+            return str(data.get("SeriesInstanceUID", "")) or None
+    except Exception:  # noqa: BLE001 - pydicom raises what comes on a damaged header
+        return None
 
 
 def files_of_series(path: Path) -> list[Path]:

@@ -130,7 +130,7 @@ class _Parser:
 
     def layout(self) -> TiffLayout:
         tags, after = self._directory(self._first)
-        if "ndpi" in tags:
+        if "ndpi" in tags and "tile_offsets" not in tags:
             return TiffLayout(())
         pages = [self._page(tags)]
         while after:

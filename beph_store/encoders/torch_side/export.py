@@ -30,6 +30,7 @@ from beph_store.encoders import parity
 from beph_store.encoders.bundle import Bundle, file_sha256, load_bundle
 from beph_store.encoders.probe import TILES, VERSION, probe_tiles
 from beph_store.encoders.table import TIMM, encoder_entry
+from beph_store.encoders.torch_side import mini
 from beph_store.encoders.torch_side.beph import load_beph
 from beph_store.encoders.torch_side.loaded import Embedder, Loaded, tensors_sha256
 from beph_store.encoders.torch_side.timm_models import load_timm
@@ -72,6 +73,11 @@ def load_encoder(name: str, weights: str | Path | None, options: ExportOptions) 
         raise UsageError(
             f"{entry.name} was trained at {entry.mpp} µm/px: --mpp is for timm models; ingest takes one"
         )
+    if entry.name == mini.NAME:
+        entry.variant(options.variant)
+        if options.normalised_by not in (None, entry.variants[0].normalisation):
+            raise UsageError(f"{entry.name} has one normalisation: {entry.variants[0].normalisation}")
+        return mini.load_mini(weights)
     return load_beph(weights, name, variant=options.variant, normalised_by=options.normalised_by)
 
 

@@ -155,7 +155,13 @@ def _levels(files: list[Path], named: Path) -> list[_Level]:
         header = _header(path)
         if header is None or not _is_volume(header):
             continue
-        level = _level(header, path)
+        try:
+            level = _level(header, path)
+        except SlideUnreadable:
+            raise
+        except Exception as error:  # pydicom parses at first use, and raises what comes
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise SlideUnreadable(f"{path.name}: {reason}", path=named) from error
         if level.size in levels:
             raise SlideUnreadable(
                 f"{path.name} and {levels[level.size].path.name} are one level twice", path=named
@@ -193,12 +199,9 @@ def _level(header: Any, path: Path) -> _Level:
     if header.get("ConcatenationUID") is not None:
         raise refuse("one level in several files (a concatenation) is not read")
     frames = int(header.get("NumberOfFrames", 1))
-    try:
-        positions = _positions(header, Grid(size, frame), frames)
-        extents = _extents(path, header, frames, frame)
-        decode = _decoder(header, path, frame, extents)
-    except (struct.error, OSError, AttributeError, IndexError, KeyError, ValueError) as error:
-        raise refuse(f"{(str(error).splitlines() or [''])[0]}") from error
+    positions = _positions(header, Grid(size, frame), frames)
+    extents = _extents(path, header, frames, frame)
+    decode = _decoder(header, path, frame, extents)
     return _Level(path, size, frame, _stated(header), positions, extents, decode)
 
 

@@ -14,6 +14,8 @@ from beph_store_kernels import reduce_area
 
 #: An overview is read in strips of about this many pixels, so that a slide of one level fits in memory.
 _STRIP_PX = 4 << 20
+#: Where even the lowest strip is larger, the size in the header is not true.
+_STRIP_MAX_PX = 1 << 27
 #: Decoded macro-tiles held meanwhile: at least two rows of them, of up to 512 px.
 _STRIP_CACHE_BYTES = 32 << 20
 _CACHED_ROWS = 512
@@ -113,6 +115,8 @@ class SlideReader:
         mpp_x = self.info.mpp_x * self.info.size_l0[0] / width
         mpp_y = self.info.mpp_y * self.info.size_l0[1] / height
         factor = max(1, round(mpp / ((mpp_x + mpp_y) / 2)), -(-max(width, height) // max_px))
+        if width * factor > _STRIP_MAX_PX:
+            raise SlideUnreadable(f"{self.info.slide_id}: {width} × {height} px without a smaller level")
         image = np.empty((-(-height // factor), -(-width // factor), 3), np.uint8)
         rows = max(1, _STRIP_PX // (width * factor)) * factor
         strip = np.empty((rows, width, 3), np.uint8)

@@ -25,8 +25,8 @@ _REAL_SHA256 = "ed92d5a9f2e86df67640d6f92ce3e231419ce127131697fbbce42ad5e002c8a7
 
 @dataclass(frozen=True, slots=True)
 class DemoReport:
-    """Where everything lies. ``separation`` is the AUC with which one direction in the embeddings, the first
-    principal component, tells the two kinds of drawn tissue apart; it has seen no label (0.5 = not at all).
+    """Where everything lies. ``separation`` is the AUC with which a direction learned on the other cases' tiles
+    tells the two kinds of drawn tissue apart (0.5 = not at all); see ``separation``.
     """
 
     out: Path
@@ -66,20 +66,28 @@ def demo(
 
 
 def separation(store: Store, key: str, plans: list[DemoSlide]) -> float | None:
-    """AUC of the first principal component of all tiles for 'mostly tumour' against 'no tumour'."""
+    """AUC for 'mostly tumour' against 'no tumour': each slide's tiles along the line between the two means of the
+    tiles of the other cases.
+    """
     vectors, tumour = [], []
     for plan in plans:
         bag = store.bag(key, plan.slide_id)
         drawn = truth(plan.plan)
         side = store.slide(key, plan.slide_id).footprint_l0 or 1
-        vectors.append(bag.vectors.astype(np.float32))
-        tumour.append(np.array([drawn.share("tumour", int(x), int(y), side) for x, y in bag.origin_l0]))
-    stacked, share = np.concatenate(vectors), np.concatenate(tumour)
-    centred = stacked - stacked.mean(axis=0)
-    score = centred @ np.linalg.eigh(centred.T @ centred)[1][:, -1]
-    clear = (share > 0.5) | (share == 0)
-    value = auc(score[clear], share[clear] > 0.5)
-    return None if value is None else max(value, 1 - value)
+        share = np.array([drawn.share("tumour", int(x), int(y), side) for x, y in bag.origin_l0])
+        clear = (share > 0.5) | (share == 0)
+        vectors.append(bag.vectors[clear].astype(np.float32))
+        tumour.append(share[clear] > 0.5)
+    scores = []
+    for own, plan in enumerate(plans):
+        others = [i for i, other in enumerate(plans) if other.case_id != plan.case_id]
+        seen, is_tumour = (np.concatenate([part[i] for i in others]) for part in (vectors, tumour))
+        if not 0 < is_tumour.sum() < len(is_tumour):
+            return None
+        middle, spread = seen.mean(axis=0), seen.std(axis=0) + 1e-6
+        direction = (seen[is_tumour].mean(axis=0) - seen[~is_tumour].mean(axis=0)) / spread
+        scores.append(((vectors[own] - middle) / spread) @ direction)
+    return auc(np.concatenate(scores), np.concatenate(tumour))
 
 
 def auc(score: NDArray[np.floating], positive: NDArray[np.bool_]) -> float | None:

@@ -15,7 +15,7 @@ from beph_store.slides import open_slide
 from beph_store.slides.reader import DAMAGED
 from beph_store.testing.synthetic import formula_slide
 from beph_store.tissue import find_tissue
-from tests.slides.drawing import dicom, link_of, piece, set_piece, set_tag
+from tests.slides.drawing import dicom, entry_of, link_of, piece, set_piece, set_tag
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -307,3 +307,29 @@ def test_mutations(tmp_path, compression):
                 slide.read_level(0, 0, 0, 300, 300)
         except BephStoreError as error:
             assert "\n" not in str(error)  # noqa: PT017 - it need not be refused
+
+
+def test_mutations_of_dicom(tmp_path):
+    path = dicom(tmp_path / "a.dcm", np.zeros((380, 300, 3), np.uint8))
+    data = path.read_bytes()
+    for seed in range(100):
+        rnd, spoilt = random.Random(seed), bytearray(data)
+        for _ in range(rnd.choice([1, 1, 3])):
+            spoilt[128 + rnd.randrange(1000)] = rnd.choice([0, 1, 255, rnd.randrange(256)])
+        path.write_bytes(spoilt)
+        try:
+            with open_slide(path, mpp=0.5) as slide:
+                slide.overview()
+                slide.read_level(0, 0, 0, 100, 100)
+        except BephStoreError as error:
+            assert "\n" not in str(error)  # noqa: PT017 - it need not be refused
+
+
+def test_the_mark_of_an_ndpi_does_not_spare_a_tiled_file(tiled):
+    """Hamamatsu's own variant is left to OpenSlide unchecked, but it is never tiled."""
+    data = bytearray(tiled.read_bytes())
+    entry = entry_of(data, 284)
+    data[entry : entry + 2] = (65420).to_bytes(2, "little")
+    tiled.write_bytes(data)
+    set_tag(tiled, 322, 1 << 20)
+    refused(tiled, "tiles of 1048576")

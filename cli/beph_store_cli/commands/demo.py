@@ -38,8 +38,8 @@ def demo(
         )
         if report.separation is not None:
             out_console.print(
-                "\nWithout having seen a label, the embeddings tell the two kinds of drawn tissue apart with an AUC "
-                f"of {report.separation:.2f} along their first principal component."
+                "\nA line through the embeddings of the other cases tells drawn tumour from the rest with an AUC of "
+                f"{report.separation:.2f}."
             )
         out_console.print(
             f"\nNext:  beph-store info {report.store}   ·   beph-store ingest YOUR_SLIDES --store my-store"

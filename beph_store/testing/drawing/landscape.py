@@ -113,7 +113,7 @@ def _signed(mask: NDArray[np.bool_]) -> F32:
         return np.full(mask.shape, -FAR, np.float32)
     inside = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
     outside = ndimage.distance_transform_edt(~mask)
-    soft = ndimage.gaussian_filter(inside - outside, 0.8)
+    soft: F32 = ndimage.gaussian_filter(inside - outside, 0.8)
     return (soft * CELL).astype(np.float32)
 
 
@@ -189,5 +189,5 @@ def _line_distance(
     rows = np.clip(np.round((py + 1) / 2 * (h - 1)), 0, h - 1).astype(int)
     cols = np.clip(np.round((px + 1) / 2 * (w - 1)), 0, w - 1).astype(int)
     line[rows, cols] = False
-    distance = ndimage.distance_transform_edt(line)
-    return (ndimage.gaussian_filter(distance, 0.8) * CELL).astype(np.float32)
+    distance: F32 = ndimage.gaussian_filter(ndimage.distance_transform_edt(line), 0.8)
+    return (distance * CELL).astype(np.float32)

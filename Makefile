@@ -66,7 +66,7 @@ constraints:
 	@rm -rf build/freeze && $(PYTHON) -m venv build/freeze
 	@set -o pipefail; build/freeze/bin/python -m pip --disable-pip-version-check install '.[dev]' | $(PYTHON) -c '$(SHOW)'
 	@{ sed -n '/^#/p' constraints.txt; build/freeze/bin/python -m pip freeze \
-	  | sed -n 's/^\([A-Za-z0-9._-]*==[^+ ]*\).*/\1/p' | sed '/^beph-store==/d' | sort -f; } > build/constraints.txt
+	  | sed -n 's/^\([A-Za-z0-9._-]*==[^+ ]*\).*/\1/p' | sed '/^beph-store==/d'; } > build/constraints.txt
 	@mv build/constraints.txt constraints.txt && rm -rf build/freeze && git diff --stat constraints.txt
 
 clean:

@@ -13,6 +13,9 @@
     │   ├── WeightsMismatch   tensors missing, left over, or of the wrong shape
     │   ├── BundleInvalid     the folder is not an encoder bundle, or was altered
     │   └── ParityFailed      an exported encoder does not reproduce its reference
+    ├── CohortError           a table of labels or a split cannot be used as it is
+    │   └── AmbiguousColumn   it can be read in two ways; a flag decides
+    ├── HeadError             a head cannot be trained, loaded or applied
     ├── RuntimeUnavailable    the inference runtime cannot be used on this machine
     └── StoreError
         ├── NotAStore
@@ -86,6 +89,18 @@ class BundleInvalid(EncoderError):
 
 class ParityFailed(EncoderError):
     """An exported encoder does not reproduce its reference."""
+
+
+class CohortError(BephStoreError):
+    """A table of labels or a split cannot be used as it is."""
+
+
+class AmbiguousColumn(CohortError):
+    """A table can be read in two ways; a flag decides."""
+
+
+class HeadError(BephStoreError):
+    """A head cannot be trained, loaded or applied."""
 
 
 class RuntimeUnavailable(BephStoreError):

@@ -219,6 +219,110 @@ class Embeddings:
 
 
 @dataclass(frozen=True, slots=True)
+class Case:
+    """The unit of label and of split: one patient's tumour, with its slides in the order of the table."""
+
+    case_id: str
+    slide_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassLabel:
+    """What class a case is of."""
+
+    case_id: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class SurvivalLabel:
+    """``event`` True = the event was seen, False = censored; ``time_days`` from baseline to either, above 0."""
+
+    case_id: str
+    event: bool
+    time_days: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClassTarget:
+    """Labels as heads learn them: ``index`` (n,) int64 into ``classes``, one a case."""
+
+    classes: tuple[str, ...]
+    index: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SurvivalTarget:
+    """Outcomes as heads learn them: ``event`` (n,) bool, ``time_days`` (n,) float64, one a case."""
+
+    event: NDArray[np.bool_]
+    time_days: NDArray[np.float64]
+
+
+Target = ClassTarget | SurvivalTarget
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bags:
+    """The embeddings of many cases, one bag a case, over one flat table.
+
+    ``vectors`` (T, D) float16 or float32, usually a memory map; ``spans[i]`` the (start, stop) row ranges of case i,
+    one a slide. A case without a span has an empty bag.
+    """
+
+    case_ids: tuple[str, ...]
+    vectors: NDArray[np.float16] | NDArray[np.float32]
+    spans: tuple[tuple[tuple[int, int], ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.case_ids)
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return int(self.vectors.shape[1])
+
+    def tiles(self, case: int) -> int:
+        """How many tiles the bag of that case holds."""
+        return sum(stop - start for start, stop in self.spans[case])
+
+    def bag(self, case: int) -> NDArray[np.float16] | NDArray[np.float32]:
+        """(N, D), all tiles of a case: a view where they lie together, else a copy."""
+        if not self.spans[case]:
+            return self.vectors[:0]
+        if len(self.spans[case]) == 1:
+            ((start, stop),) = self.spans[case]
+            return self.vectors[start:stop]
+        return np.concatenate([self.vectors[start:stop] for start, stop in self.spans[case]])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """What a head says of one bag.
+
+    Classification: ``values`` (K,) float64 class probabilities in the order of the head's classes. Survival:
+    ``values`` (1,) the log hazard (higher = worse), ``survival`` (M,) float64 the chance to be alive at each of
+    the head's ``times``. ``tile_scores`` (N, K or 1) float32, what each tile says by itself, and ``attention`` (N,)
+    float32 summing to 1, where the head has them; rows as in the bag.
+    """
+
+    values: NDArray[np.float64]
+    survival: NDArray[np.float64] | None = None
+    attention: NDArray[np.float32] | None = None
+    tile_scores: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """One division of a cohort; ``train``, ``val`` and ``test`` hold case ids. ``val`` may be empty."""
+
+    name: str
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SlideOutcome:
     """What became of one slide in one run; every run ends with one of these a slide."""
 

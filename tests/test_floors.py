@@ -22,6 +22,7 @@ ROOMS = [
     "store",
     "cohort",
     "heads",
+    "metrics",
     "search",
     "pretrain",
     "interop",
@@ -44,7 +45,7 @@ TORCH = {"torch", "torchvision", "timm", "onnx", "onnxscript", "torchsurv", "lig
 #: The modules, with all below them, that may import ``TORCH``; nothing else loads them on import.
 TORCH_SIDE = (
     "beph_store.encoders.torch_side",
-    "beph_store.heads",
+    "beph_store.heads.torch_side",
     "beph_store.pretrain",
     "beph_store.runtimes.torch",
     "beph_store_kernels.triton",
@@ -197,7 +198,7 @@ def test_the_rule_refuses(module, source):
         ("beph_store.serve.app", "from beph_store.engine import embed"),
         ("beph_store", "from beph_store.engine import ingest"),
         ("beph_store_cli.main", "from beph_store import __version__\nfrom beph_store.store import Store"),
-        ("beph_store.heads.abmil", "import torch"),
+        ("beph_store.heads.torch_side.abmil", "import torch"),
         ("benchmarks.bench_ingest", "import torch, beph_store\nfrom beph_store.engine import ingest"),
     ],
 )

@@ -16,8 +16,8 @@ import beph_store
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
-#: Never part of the tested set: other machines, or libraries that only their vendor's index has.
-ELSEWHERE = {"gpu", "tensorrt", "ray"}
+#: Not part of the tested set: other machines, libraries that only their vendor's index has, or not used yet.
+ELSEWHERE = {"gpu", "tensorrt", "ray", "openvino", "serve"}
 
 
 def constraints() -> dict[str, str]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import platform
 import threading
 import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from beph_store.encoders import Bundle, load_bundle
 from beph_store.engine import pipeline
 from beph_store.engine.intake import Intake
 from beph_store.engine.plan import SlideTask, plan
+from beph_store.engine.provenance import WRITTEN_BY, machine, now, versions
 from beph_store.engine.readers import ReaderPool
 from beph_store.engine.report import IngestReport, Progress, ReadStats, Silent, count
 from beph_store.engine.storing import SlideSink
@@ -26,8 +25,6 @@ from beph_store.records import Recipe, SlideOutcome, TileSpec
 from beph_store.runtimes import Runtime, RuntimeOptions, select_runtime
 from beph_store.store import RecipeWriter, Store
 from beph_store.store.durable import write_json
-
-VERSION = version("beph-store")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +88,7 @@ def ingest(
     tasks = plan(paths, manifest=manifest, slide_mpp=slide_mpp)
     bundle = load_bundle(options.encoder)
     recipe = make_recipe(bundle, options)
-    opened = Store.create(store, written_by=f"beph-store {VERSION}")
+    opened = Store.create(store, written_by=WRITTEN_BY)
     run = _Run(opened, bundle, recipe, options, progress or Silent())
     return run(tasks)
 
@@ -188,22 +185,8 @@ class _Run:
             "state": state,
             "encoder": self.options.encoder,
             "paths": len(tasks),
-            "machine": {
-                "system": platform.platform(),
-                "cores": os.cpu_count(),
-                "python": platform.python_version(),
-            },
-            "versions": {
-                name: _version(name)
-                for name in ("beph-store", "pylance", "onnxruntime", "openslide-bin", "numpy")
-            },
-            "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": machine(),
+            "versions": versions(("beph-store", "pylance", "onnxruntime", "openslide-bin", "numpy")),
+            "written_at": now(),
         }
         write_json(self.store.layout.runs / f"{self.run_id}.json", data)
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from beph_store.errors import BephStoreError, MissingExtra, UsageError
-from beph_store_cli.commands import demo, embed, encoder, ingest, maintain, query
+from beph_store_cli.commands import demo, embed, encoder, importing, ingest, maintain, query
 
 _STOPPED = "stopped; run the same command again to go on"
 
@@ -53,6 +53,7 @@ ingest.register(app)
 maintain.register(app)
 query.register(app)
 embed.register(app)
+importing.register(app)
 app.add_typer(encoder.app, name="encoder")
 
 

@@ -1,5 +1,6 @@
 """The columnar store: one row a tile in Lance, a keyed registry that decides, rasters in zarr."""
 
+from beph_store.store.cache import FlatVectors, bags
 from beph_store.store.compact import CompactReport, compact
 from beph_store.store.query import query, write_parquet
 from beph_store.store.reader import RecipeRecord, RecipeSummary, Store
@@ -10,12 +11,14 @@ from beph_store.store.writer import ClaimedSlide, RecipeWriter
 __all__ = [
     "ClaimedSlide",
     "CompactReport",
+    "FlatVectors",
     "RecipeRecord",
     "RecipeSummary",
     "RecipeWriter",
     "SlideRow",
     "Store",
     "VerifyReport",
+    "bags",
     "compact",
     "query",
     "verify",

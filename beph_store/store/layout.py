@@ -8,6 +8,7 @@
       rasters/<key>/<slide>.zarr thumbnail and tissue mask
       runs/<run>.json            what was run, on what, how fast, with what outcome
       staging/<key>/<slide>/     work in progress: vectors of slides not finished yet
+      cache/<key>/<digest>/      flat copies of the vectors for training; may be deleted at any time
       locks/                     who is writing what right now; empty files
 
 A row of ``tiles`` exists for the reader only if the registry names its ``ingest_id``. Whatever a
@@ -152,6 +153,14 @@ class Layout:
     def slide_lock(self, key: str, slide_id: str) -> Path:
         """Held by the process that ingests the slide."""
         return self.locks / f"{key}-{slide_folder(slide_id)}.lock"
+
+    def cache(self, key: str) -> Path:
+        """Flat copies of one recipe's vectors, each named by a digest of the registry rows it was made from."""
+        return self.root / "cache" / key
+
+    def cache_lock(self, key: str) -> Path:
+        """Held by the process that makes a flat copy."""
+        return self.locks / f"cache-{key}.lock"
 
     @property
     def commit_lock(self) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from filelock import FileLock
 
 from beph_store.errors import BephStoreError, FormatUnknown, NotAStore, RecipeMismatch, UnknownSlide
 from beph_store.records import Embeddings, Rasters, Recipe
+from beph_store.store.cache import FlatVectors, open_flat
 from beph_store.store.durable import write_json
 from beph_store.store.layout import FORMAT, Layout, is_dataset
 from beph_store.store.rasters import read_rasters
@@ -206,6 +207,14 @@ class Store:
         return Embeddings(
             row.slide_id, key, index, rows.origin_l0[index], rows.tissue[index], rows.vectors[index]
         )
+
+    def flat(self, key: str, *, progress: Callable[[int, int], None] | None = None) -> FlatVectors:
+        """Every readable tile of the recipe as memory maps; copied out of Lance once for each state of the registry.
+
+        ``progress`` is called with (tiles copied, tiles in all) while the copy is made. RecipeMismatch for a key
+        that names no recipe; StoreError where the copy cannot be written.
+        """
+        return open_flat(self.layout, self.recipe(key).recipe, progress)
 
     def rasters(self, key: str, slide_id: str) -> Rasters:
         """Thumbnail and tissue mask of a slide."""

@@ -12,12 +12,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from beph_store.errors import UsageError
+
 WIDTH = 100
 
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else there.")
 ]
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="Folder of the store.")]
+
+
+def choice(value: Any, flag: str, *names: str) -> Any:
+    """The value if it is one of ``names`` or absent; UsageError names the flag."""
+    if value is not None and value not in names:
+        raise UsageError(f"{flag} {value!r}: choose from {', '.join(names)}")
+    return value
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -1,0 +1,132 @@
+"""Cross-validated training of a head on a study: every figure from cases that the head has not seen."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beph_store.cohort import (
+    Leak,
+    check_splits,
+    k_fold,
+    monte_carlo,
+    preserved_site,
+    read_slide_splits,
+    read_splits,
+)
+from beph_store.engine.study.data import Study
+from beph_store.engine.study.outcomes import HeldOut, hold_out
+from beph_store.heads import Head, HeadOptions, Progress, fit_many
+from beph_store.records import ClassTarget, Split, SurvivalTarget, Target
+
+Scheme = Literal["kfold", "monte-carlo", "preserved-site"]
+
+
+@dataclass(frozen=True, slots=True)
+class SplitOptions:
+    """How cases are divided. ``folds`` × ``repeats`` for kfold, ``folds`` for preserved-site; monte-carlo makes
+    ``repeats`` draws of train and val against one fixed test set of ``test_fraction``. ``given`` reads CLAM-style
+    CSVs instead; a case on two sides of one is refused unless ``allow_leaks``, for reproducing published figures.
+    ``train_fraction`` keeps that share of every training part, test parts unchanged.
+    """
+
+    scheme: Scheme = "kfold"
+    folds: int = 5
+    repeats: int = 1
+    val_fraction: float = 0.15
+    test_fraction: float = 0.2
+    train_fraction: float = 1.0
+    given: Path | None = None
+    allow_leaks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """``draws`` bootstrap draws over cases; ``shuffle_labels`` trains on permuted labels: the figures must then
+    sit at chance.
+    """
+
+    head: HeadOptions = field(default_factory=HeadOptions)
+    split: SplitOptions = field(default_factory=SplitOptions)
+    seed: int = 0
+    draws: int = 1000
+    shuffle_labels: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Training:
+    """Heads with what they said of the cases that they had not seen; ``heads[i]`` belongs to ``splits[i]``."""
+
+    study: Study
+    options: TrainOptions
+    target: Target
+    splits: tuple[Split, ...]
+    leaks: tuple[Leak, ...]
+    heads: tuple[Head, ...]
+    held_out: HeldOut
+
+
+def train(
+    study: Study, options: TrainOptions, *, progress: Callable[[Progress], None] | None = None
+) -> Training:
+    """Fit one head a split and let each predict its test cases; the same seed gives the same figures.
+
+    Raises CohortError for a split that cannot be made or that puts a case on both sides, HeadError for a head
+    that cannot be trained on it.
+    """
+    splits = make_splits(study, options.split, options.seed)
+    target = shuffled(study.target, options.seed) if options.shuffle_labels else study.target
+    place = {case_id: i for i, case_id in enumerate(study.case_ids)}
+    parts = [(_index(split.train, place), _index(split.val, place)) for split in splits]
+    heads = fit_many(options.head, study.bags, target, parts, options.seed, progress)
+    tests = [_index(split.test, place) for split in splits]
+    said = hold_out(heads, study.bags, study.target, tests)
+    return Training(study, options, target, tuple(splits), leaks_of(study, options.split), tuple(heads), said)
+
+
+def make_splits(study: Study, options: SplitOptions, seed: int) -> list[Split]:
+    """The divisions of the study's cases that the options ask for."""
+    cohort = study.cohort
+    if options.given is not None:
+        return read_splits(options.given, cohort.case_of, options.allow_leaks)
+    common: dict[str, Any] = {"val_fraction": options.val_fraction, "seed": seed}
+    if options.scheme == "kfold":
+        return k_fold(cohort, options.folds, options.repeats, train_fraction=options.train_fraction, **common)
+    if options.scheme == "monte-carlo":
+        return monte_carlo(
+            cohort,
+            options.repeats,
+            test_fraction=options.test_fraction,
+            train_fraction=options.train_fraction,
+            **common,
+        )
+    return preserved_site(cohort, options.folds, train_fraction=options.train_fraction, **common)
+
+
+def leaks_of(study: Study, options: SplitOptions) -> tuple[Leak, ...]:
+    """What is wrong with splits that were handed over; ours are by case."""
+    if options.given is None:
+        return ()
+    case_of = study.cohort.case_of
+    return check_splits(read_slide_splits(options.given), case_of, case_of.keys())
+
+
+def shuffled(target: Target, seed: int) -> Target:
+    """The same labels on other cases."""
+    order = np.random.default_rng([seed, 0x5F]).permutation(
+        len(target.index if isinstance(target, ClassTarget) else target.event)
+    )
+    if isinstance(target, ClassTarget):
+        return ClassTarget(target.classes, target.index[order])
+    assert isinstance(target, SurvivalTarget)
+    return dataclasses.replace(target, event=target.event[order], time_days=target.time_days[order])
+
+
+def _index(case_ids: Sequence[str], place: dict[str, int]) -> NDArray[np.int64]:
+    return np.array([place[case_id] for case_id in case_ids if case_id in place], np.int64)

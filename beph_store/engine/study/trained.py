@@ -1,0 +1,149 @@
+"""A folder that ``train`` wrote, opened again: its heads as one, and what they may be asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from beph_store.engine.study.outcomes import curve
+from beph_store.errors import HeadError, RecipeMismatch
+from beph_store.heads import Head, load_head
+from beph_store.records import Case, Prediction
+from beph_store.store import Store, bags
+
+FORMAT = 1
+RUN_FILE = "train.json"
+PREDICTIONS_FILE = "predictions.parquet"
+REPORT_FILE = "report.html"
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """The heads of a cross-validation. Of a case that took part, only the heads that had not seen it are asked."""
+
+    folder: Path
+    about: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, folder: str | Path) -> TrainedRun:
+        """The run in a folder; HeadError when it is not one or of a format that this version does not know."""
+        folder = Path(folder)
+        try:
+            about = json.loads((folder / RUN_FILE).read_bytes())
+        except FileNotFoundError:
+            raise HeadError(
+                f"{folder} has no {RUN_FILE}: name a folder that `beph-store train` wrote", path=folder
+            ) from None
+        except (OSError, ValueError) as error:
+            raise HeadError(f"{folder / RUN_FILE} cannot be read: {error}", path=folder) from None
+        if about.get("format") != FORMAT:
+            raise HeadError(
+                f"the run in {folder} has format {about.get('format')}, this version reads {FORMAT}: update beph-store"
+            )
+        return cls(folder, about)
+
+    @property
+    def task(self) -> str:
+        """``classify`` or ``survive``."""
+        return str(self.about["task"])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """In the order of the probabilities; empty for survival."""
+        return self.heads[0].spec.classes
+
+    @cached_property
+    def heads(self) -> tuple[Head, ...]:
+        """One a split."""
+        return tuple(load_head(self.folder / "heads" / str(i)) for i in range(len(self.about["splits"])))
+
+    @cached_property
+    def _seen(self) -> tuple[frozenset[str], ...]:
+        return tuple(frozenset([*split["train"], *split["val"]]) for split in self.about["splits"])
+
+    @cached_property
+    def case_of(self) -> Mapping[str, str]:
+        """Slide id → case id, of the cohort that it was trained on."""
+        return {slide: case for case, slides in self.about["cohort"]["cases"].items() for slide in slides}
+
+    def predictions(self) -> pl.DataFrame:
+        """What each head said of its test cases, as ``train`` wrote it."""
+        return pl.read_parquet(self.folder / PREDICTIONS_FILE)
+
+    def asked(self, case_id: str) -> tuple[tuple[Head, ...], bool]:
+        """The heads to ask about a case, and whether none of them has seen it."""
+        blind = tuple(head for head, seen in zip(self.heads, self._seen, strict=True) if case_id not in seen)
+        return (blind, True) if blind else (self.heads, False)
+
+    def fits(self, store: Store) -> str:
+        """The key of the recipe that the heads know; RecipeMismatch where the store lacks it."""
+        key = str(self.about["recipe"]["key"])
+        have = [record.recipe.key for record in store.recipes()]
+        if key not in have:
+            raise RecipeMismatch(
+                f"the head was trained on recipe {key} ({self.about['recipe']['encoder']['name']}), the store has "
+                f"{', '.join(have) or 'none'}: ingest the slides with that recipe, or train on this store"
+            )
+        return key
+
+
+def ask(heads: Sequence[Head], bag: Any) -> Prediction:
+    """The mean of what several heads say of one bag; curves on the first head's times."""
+    said = [head.predict(bag) for head in heads]
+    times = np.asarray(heads[0].times, np.float64)
+    curves = [
+        curve(head, one, times) for head, one in zip(heads, said, strict=True) if one.survival is not None
+    ]
+    attention = [one.attention for one in said if one.attention is not None]
+    scores = [one.tile_scores for one in said if one.tile_scores is not None]
+    return Prediction(
+        np.mean([one.values for one in said], axis=0),
+        np.mean(curves, axis=0) if curves else None,
+        np.mean(attention, axis=0) if attention else None,
+        np.mean(scores, axis=0) if scores else None,
+    )
+
+
+def predict(
+    run: TrainedRun, store: Store, *, progress: Callable[[int, int], None] | None = None
+) -> pl.DataFrame:
+    """One row a case of the store: probabilities of every class, or the log hazard (higher = worse).
+
+    Slides belong to the case that they had in training, else to the one that the store recorded, else to
+    themselves. ``held_out`` is True where no head that was asked had seen the case.
+    """
+    key = run.fits(store)
+    members: dict[str, list[str]] = {}
+    for row in store.rows(key):
+        if row.status == "done" and row.tiles > row.unreadable:
+            case_id = run.case_of.get(row.slide_id) or row.case_id or row.slide_id
+            members.setdefault(case_id, []).append(row.slide_id)
+    cases = [Case(case_id, tuple(slides)) for case_id, slides in sorted(members.items())]
+    packed = bags(store.flat(key), cases)
+    rows = []
+    for i, case in enumerate(cases):
+        heads, blind = run.asked(case.case_id)
+        said = ask(heads, packed.bag(i))
+        rows.append(
+            {"case_id": case.case_id, "slides": len(case.slide_ids), "tiles": packed.tiles(i)}
+            | columns_of(run.classes, said)
+            | {"held_out": blind, "heads": len(heads)}
+        )
+        if progress is not None:
+            progress(i + 1, len(cases))
+    return pl.DataFrame(rows)
+
+
+def columns_of(classes: Sequence[str], said: Prediction) -> dict[str, float | str]:
+    """A prediction as columns: ``predicted`` and ``p_<class>``, or ``log_hazard``."""
+    if not classes:
+        return {"log_hazard": float(said.values[0])}
+    probabilities = {f"p_{name}": float(value) for name, value in zip(classes, said.values, strict=True)}
+    return {"predicted": classes[int(np.argmax(said.values))], **probabilities}

@@ -1,0 +1,205 @@
+"""``beph-store train``, ``predict``, ``compare`` and ``splits``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from beph_store_cli.progress import bar
+from beph_store_cli.render import JsonOption, StoreArgument, choice, console, print_json, table
+
+if TYPE_CHECKING:
+    from beph_store.engine.study.run import TrainReport
+    from beph_store.engine.study.train import TrainOptions
+    from beph_store.heads import Progress
+
+
+def train(
+    store: StoreArgument,
+    task: Annotated[str, typer.Option(help="classify or survive.")],
+    cohort: Annotated[
+        Path, typer.Option(help="Table of labels: CSV, TSV, Parquet, or a GDC clinical export.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for heads, predictions.parquet and report.html.")],
+    target: Annotated[str | None, typer.Option(help="Column of the class, if the table has several.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Only cases of these classes, comma-separated.")] = None,
+    head: Annotated[str, typer.Option(help="linear, abmil or clam.")] = "linear",
+    loss: Annotated[str, typer.Option(help="survive: cox or nll.")] = "auto",
+    folds: Annotated[int, typer.Option(help="Folds of the cross-validation, by case.")] = 5,
+    repeats: Annotated[int, typer.Option(help="Repeats with other folds, or draws of monte-carlo.")] = 1,
+    scheme: Annotated[str, typer.Option(help="kfold, monte-carlo or preserved-site.")] = "kfold",
+    splits: Annotated[Path | None, typer.Option(help="CLAM-style split CSVs instead.")] = None,
+    allow_leaks: Annotated[
+        bool, typer.Option(help="Use splits that leak, to reproduce published figures.")
+    ] = False,
+    train_fraction: Annotated[float, typer.Option(help="Share of every training part that is used.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same figures.")] = 0,
+    draws: Annotated[int, typer.Option(help="Bootstrap draws over cases.")] = 1000,
+    shuffle_labels: Annotated[
+        bool,
+        typer.Option("--shuffle-labels", help="A control: permuted labels; the figures must sit at chance."),
+    ] = False,
+    epochs: Annotated[int | None, typer.Option(help="Most epochs [as suits the loss].")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate [as suits the loss].")] = None,
+    tiles_per_epoch: Annotated[
+        int | None, typer.Option(help="Tiles drawn of a bag in each epoch [all].")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    recipe: Annotated[str | None, typer.Option(help="Which recipe, if the store has several.")] = None,
+    case_column: Annotated[str | None, typer.Option(help="Column of the case (patient).")] = None,
+    slide_column: Annotated[str | None, typer.Option(help="Column of the slide.")] = None,
+    event_column: Annotated[str | None, typer.Option(help="Column of the event.")] = None,
+    time_column: Annotated[str | None, typer.Option(help="Column of the follow-up time.")] = None,
+    time_unit: Annotated[str | None, typer.Option(help="days, months or years.")] = None,
+    event_means: Annotated[str | None, typer.Option(help="What 1 stands for: event or censored.")] = None,
+    event_value: Annotated[str | None, typer.Option(help="The value that stands for it.")] = None,
+    on_conflict: Annotated[str, typer.Option(help="Cases whose rows contradict: refuse or drop.")] = "refuse",
+    json: JsonOption = False,
+) -> None:
+    """Train a head by cross-validation on stored embeddings; every figure is from cases it had not seen."""
+    from beph_store.cohort import ColumnChoice
+    from beph_store.engine.study.data import load_study
+    from beph_store.engine.study.run import train_to
+    from beph_store.engine.study.train import SplitOptions, TrainOptions
+    from beph_store.heads import HeadOptions
+
+    kind = choice(task, "--task", "classify", "survive")
+    columns = ColumnChoice(
+        case=case_column,
+        slide=slide_column,
+        target=target,
+        classes=tuple(name.strip() for name in classes.split(",")) if classes else (),
+        event=event_column,
+        time=time_column,
+        time_unit=choice(time_unit, "--time-unit", "days", "months", "years"),
+        event_means=choice(event_means, "--event-means", "event", "censored"),
+        event_value=event_value,
+        conflicts=choice(on_conflict, "--on-conflict", "refuse", "drop"),
+    )
+    options = TrainOptions(
+        HeadOptions(
+            head=head,
+            loss=loss,  # type: ignore[arg-type]
+            epochs=epochs,
+            lr=lr,
+            tiles_per_epoch=tiles_per_epoch,
+            precision=precision,  # type: ignore[arg-type]
+            device=device,  # type: ignore[arg-type]
+        ),
+        SplitOptions(
+            choice(scheme, "--scheme", "kfold", "monte-carlo", "preserved-site"),
+            folds,
+            repeats,
+            train_fraction=train_fraction,
+            given=splits,
+            allow_leaks=allow_leaks,
+        ),
+        seed=seed,
+        draws=draws,
+        shuffle_labels=shuffle_labels,
+    )
+    with bar("reading embeddings") as reading:
+        study = load_study(store, cohort, kind, recipe=recipe, columns=columns, progress=reading)
+    with bar(f"training {head}") as moved:
+        report = train_to(out, study, options, progress=lambda at: moved(*_share(at, options)))
+    if json:
+        print_json(report.to_json())
+    else:
+        show(report)
+
+
+def show(report: TrainReport) -> None:
+    """The headline figures, the folds, and where to look."""
+    from beph_store.engine.study.evaluate import HEADLINES
+    from beph_store.engine.study.report import TITLES
+
+    out = console()
+    names = [
+        name for name in HEADLINES[report.training.study.cohort.task] if name in report.evaluation.metrics
+    ]
+    rows = []
+    for name in names:
+        estimate = report.evaluation.metrics[name]
+        folds = [value for fold in report.evaluation.folds if (value := fold.get(name)) is not None]
+        spread = f"{min(folds):.3f} … {max(folds):.3f}" if folds else "–"
+        rows.append(
+            (TITLES[name], f"{estimate.value:.3f}", f"{estimate.ci_low:.3f} – {estimate.ci_high:.3f}", spread)
+        )
+    out.print(table(("held-out cases", "#value", "#95 % interval", "#lowest … highest split"), rows))
+    study = report.training.study
+    out.print(
+        f"\n{len(study.case_ids)} cases, {len(report.training.splits)} splits; "
+        f"{len(study.cohort.dropped)} rows or slides left out (the report lists each)"
+    )
+    for text in report.warnings:
+        out.print(f"note: {text}", style="yellow")
+    out.print(f"report  {report.out / 'report.html'}")
+
+
+def predict(
+    store: StoreArgument,
+    head: Annotated[Path, typer.Option(help="Folder that `train` wrote.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="CSV or Parquet file to write.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Ask a trained head about every case of a store; cases it was trained on are asked of heads that had not."""
+    from beph_store.engine.study.trained import TrainedRun
+    from beph_store.engine.study.trained import predict as run
+    from beph_store.store import Store, write_parquet
+
+    with bar("predicting") as moved:
+        frame = run(TrainedRun.open(head), Store.open(store), progress=moved)
+    if output is not None:
+        frame.write_csv(output) if output.suffix == ".csv" else write_parquet(frame, output)
+    if json:
+        print_json({"cases": frame.height, "output": output and str(output), "predictions": frame.to_dicts()})
+    elif output is None:
+        columns = [f"#{name}" if kind.is_numeric() else name for name, kind in frame.schema.items()]
+        console().print(table(columns, frame.head(50).iter_rows()))
+        if frame.height > 50:
+            console().print(f"… {frame.height:,} cases; -o FILE.csv writes them all")
+    else:
+        console().print(f"{frame.height:,} cases → {output}")
+
+
+def splits(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A split CSV, or a folder of splits_<i>.csv.")],
+    cohort: Annotated[
+        Path | None, typer.Option(help="Table that names the case of each slide; TCGA barcodes need none.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Check splits for leaks: slides or patients on two sides. Exit code 1 where test figures cannot be believed."""
+    from beph_store.engine.study.splits import check
+
+    leaks = check(path, cohort)
+    fatal = [leak for leak in leaks if leak.severity == "error"]
+    if json:
+        print_json({"ok": not fatal, "leaks": [asdict(leak) | {"severity": leak.severity} for leak in leaks]})
+    else:
+        console().print(table(("severity", "finding"), [(leak.severity, leak.text) for leak in leaks]))
+        console().print(
+            "no leak found" if not leaks else f"{len(fatal)} errors, {len(leaks) - len(fatal)} notes"
+        )
+    if fatal:
+        raise typer.Exit(1)
+
+
+def _share(at: Progress, options: TrainOptions) -> tuple[int, int]:
+    """How far a training is, in epochs where the head has them."""
+    most = options.head.epochs or 100
+    inside = most if at.epoch is None else min(at.epoch.number, most - 1)
+    return at.split * most + inside, at.splits * most
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(train)
+    app.command()(predict)
+    app.command()(splits)

@@ -170,13 +170,13 @@ class Followed:
 
     def free_at(self, times: Floats) -> Floats:
         """(B or 1, Q), G at ``times`` (Q,)."""
-        last = self.free.times[-1]
-        if self.fixed and len(times) and times.max() > last and self.free.values[0, -1] > 0:
+        free, last = self.free.at(times), self.free.times[-1]
+        if self.fixed and times.size and (times.max() > last or free.min() == 0):
             raise UsageError(
-                f"the censoring cases are followed to {last:g}, but {times.max():g} is needed: "
+                f"the censoring cases are followed to {last:g} only, but {times.max():g} is needed: "
                 "give a lower tau, or earlier times"
             )
-        return self.free.at(times)
+        return free
 
     def inverse(self, weight: Floats, times: Floats, power: int = 1) -> Floats:
         """``weight`` (B, Q) over G(``times``) ** ``power``; NaN where that is 1 / 0."""

@@ -22,7 +22,7 @@ from beph_store.cohort import (
 )
 from beph_store.engine.study.data import Study
 from beph_store.engine.study.outcomes import HeldOut, hold_out
-from beph_store.heads import Head, HeadOptions, Progress, fit_many
+from beph_store.heads import Head, HeadOptions, Progress, fit_many, head_row
 from beph_store.records import ClassTarget, Split, SurvivalTarget, Target
 
 Scheme = Literal["kfold", "monte-carlo", "preserved-site"]
@@ -33,13 +33,14 @@ class SplitOptions:
     """How cases are divided. ``folds`` × ``repeats`` for kfold, ``folds`` for preserved-site; monte-carlo makes
     ``repeats`` draws of train and val against one fixed test set of ``test_fraction``. ``given`` reads CLAM-style
     CSVs instead; a case on two sides of one is refused unless ``allow_leaks``, for reproducing published figures.
-    ``train_fraction`` keeps that share of every training part, test parts unchanged.
+    ``val_fraction`` None takes none for the linear head, which chooses its penalty by folds of the training part,
+    and 15 % for heads that stop early. ``train_fraction`` keeps that share of every training part.
     """
 
     scheme: Scheme = "kfold"
     folds: int = 5
     repeats: int = 1
-    val_fraction: float = 0.15
+    val_fraction: float | None = None
     test_fraction: float = 0.2
     train_fraction: float = 1.0
     given: Path | None = None
@@ -80,7 +81,7 @@ def train(
     Raises CohortError for a split that cannot be made or that puts a case on both sides, HeadError for a head
     that cannot be trained on it.
     """
-    splits = make_splits(study, options.split, options.seed)
+    splits = make_splits(study, _with_val(options), options.seed)
     target = shuffled(study.target, options.seed) if options.shuffle_labels else study.target
     place = {case_id: i for i, case_id in enumerate(study.case_ids)}
     parts = [(_index(split.train, place), _index(split.val, place)) for split in splits]
@@ -90,12 +91,19 @@ def train(
     return Training(study, options, target, tuple(splits), leaks_of(study, options.split), tuple(heads), said)
 
 
+def _with_val(options: TrainOptions) -> SplitOptions:
+    if options.split.val_fraction is not None:
+        return options.split
+    stops_early = head_row(options.head.head).needs_torch
+    return dataclasses.replace(options.split, val_fraction=0.15 if stops_early else 0.0)
+
+
 def make_splits(study: Study, options: SplitOptions, seed: int) -> list[Split]:
     """The divisions of the study's cases that the options ask for."""
     cohort = study.cohort
     if options.given is not None:
         return read_splits(options.given, cohort.case_of, options.allow_leaks)
-    common: dict[str, Any] = {"val_fraction": options.val_fraction, "seed": seed}
+    common: dict[str, Any] = {"val_fraction": options.val_fraction or 0.0, "seed": seed}
     if options.scheme == "kfold":
         return k_fold(cohort, options.folds, options.repeats, train_fraction=options.train_fraction, **common)
     if options.scheme == "monte-carlo":

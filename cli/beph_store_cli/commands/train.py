@@ -168,6 +168,44 @@ def predict(
         console().print(f"{frame.height:,} cases → {output}")
 
 
+def compare(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR…", help="Folders that `train` wrote.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="HTML page to write.")] = None,
+    draws: Annotated[int, typer.Option(help="Bootstrap draws over cases.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Encoders or heads on the same patients: the first against each other one, with paired intervals."""
+    from beph_store.engine.study.compare import compare as run
+    from beph_store.engine.study.compare import render
+    from beph_store.engine.study.evaluate import HEADLINES
+
+    found = run(folders, draws=draws, seed=seed)
+    if output is not None:
+        output.write_text(render(found), encoding="utf-8")
+    if json:
+        print_json({**found.to_json(), "output": output and str(output)})
+        return
+    names = [name for name in (*HEADLINES[found.task], "auroc (DeLong)") if name in found.values[0]]
+    for who, differences in zip(found.names[1:], found.differences, strict=True):
+        rows = [
+            (
+                n,
+                f"{d.a:.3f}",
+                f"{d.b:.3f}",
+                f"{d.difference:+.3f}",
+                f"{d.ci_low:+.3f} … {d.ci_high:+.3f}",
+                d.p_value,
+            )
+            for n in names
+            if (d := differences[n])
+        ]
+        columns = ("metric", f"#{found.names[0]}", f"#{who}", "#difference", "#95 % interval", "#p")
+        console().print(table(columns, rows, title=f"{found.cases} cases"))
+    if output is not None:
+        console().print(f"page  {output}")
+
+
 def splits(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A split CSV, or a folder of splits_<i>.csv.")],
     cohort: Annotated[
@@ -202,4 +240,5 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(train)
     app.command()(predict)
+    app.command()(compare)
     app.command()(splits)

@@ -81,7 +81,8 @@ class CoxLink:
     def total(self, risk: Float) -> tuple[Float, Float]:
         """Summed loss (F, M) and its gradient, of log hazards (F, n, M)."""
         shift = np.where(self.mask > 0, risk, -np.inf).max(axis=1, keepdims=True)
-        hazard = np.exp(np.minimum(risk - shift, 0.0)) * self.mask
+        # The floor keeps a risk set of tiny hazards from vanishing; only a step far too long gets there.
+        hazard = np.exp(np.clip(risk - shift, -600.0, 0.0)) * self.mask
         at_risk = np.cumsum(hazard[:, ::-1], axis=1)[:, ::-1][:, self.first][:, self.group]
         tied = self._group_sum(hazard * self.seen)
         # Outside seen events the denominator is made 1, so that it neither counts nor divides by 0.

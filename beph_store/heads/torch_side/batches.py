@@ -105,7 +105,7 @@ class Loader:
         """Every case is looked at when it is first read; a sum is finite only if all its terms are."""
         if self._checked.issuperset(cases.tolist()):
             return
-        for case, part in zip(cases.tolist(), torch.split(buffer, lengths), strict=True):
+        for case, part in zip(cases.tolist(), torch.split(buffer, list(lengths)), strict=True):
             if not torch.isfinite(part.sum(dtype=torch.float32)):
                 name = self._bags.case_ids[case]
                 raise HeadError(

@@ -19,7 +19,7 @@ ABMIL_HIDDEN, ABMIL_GATE = 512, 256
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Output:
-    """``logits`` (B, O) float32 of the bags; per tile ``features`` (T, H) and attention ``scores`` (T,) before softmax."""
+    """``logits`` (B, O) float32 of the bags; per tile ``features`` (T, H) and attention ``scores`` (T,)."""
 
     logits: Tensor
     features: Tensor
@@ -33,14 +33,14 @@ class Body(nn.Module):
     """
 
     def __init__(
-        self, encode: nn.Module, widths: tuple[int, int], outputs: int, dropouts: float, instances: int
+        self, encode: nn.Module, widths: tuple[int, int], outputs: int, gate_dropout: float, instances: int
     ) -> None:
         super().__init__()
         hidden, gate = widths
         self.encode = encode
         self.tanh_branch = nn.Linear(hidden, gate)
         self.sigmoid_branch = nn.Linear(hidden, gate)
-        self.gate_dropout = Dropout(dropouts)
+        self.gate_dropout = Dropout(gate_dropout)
         self.attention = nn.Linear(gate, 1)
         self.classifier = nn.Linear(hidden, outputs)
         self.instances = nn.Linear(hidden, 2 * instances) if instances else None

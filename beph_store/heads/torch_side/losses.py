@@ -26,8 +26,8 @@ def smooth_top1_svm(scores: Tensor, labels: Tensor, tau: float = 1.0) -> Tensor:
 def instance_loss(features: Tensor, attention: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """CLAM's instance loss of one bag: the most attended tiles are of its class, the least attended are not.
 
-    ``features`` (N, H), ``attention`` (N,) ranks them; ``weight`` (2, H) and ``bias`` (2,) the instance classifier of the
-    bag's class. A bag of fewer than 2 · ``K_SAMPLE`` tiles gives half of its tiles to each end, a single tile gives 0.
+    ``features`` (N, H), ``attention`` (N,) ranks them; ``weight`` (2, H) and ``bias`` (2,) the instance classifier of
+    the bag's class. A bag of fewer than 2 · ``K_SAMPLE`` tiles gives half of them to each end, a single tile gives 0.
     """
     k = min(K_SAMPLE, len(features) // 2)
     if k == 0:
@@ -59,10 +59,11 @@ def cox_loss(log_hazard: Tensor, event: Tensor, time_days: Tensor) -> Tensor:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on import, and for every set with ties, which Efron's method is for
-        from torchsurv.loss.cox import neg_partial_log_likelihood
+        from torchsurv.loss.cox import neg_partial_log_likelihood  # type: ignore[import-untyped]
 
         rank = torch.unique(time_days, return_inverse=True)[1]
-        # A shift changes nothing in the likelihood, and keeps its exponentials from overflowing.
-        shifted = log_hazard - log_hazard.detach().max()
+        # A shift changes nothing in the likelihood, and keeps its exponentials from overflowing; the floor, which
+        # only a diverging network reaches, keeps the last risk sets from vanishing.
+        shifted = (log_hazard - log_hazard.detach().max()).clamp(min=-80.0)
         total: Tensor = neg_partial_log_likelihood(shifted, event, rank, ties_method="efron", reduction="sum")
     return total / event.sum()

@@ -42,7 +42,8 @@ class CrossEntropy(Objective):
 
     def __init__(self, target: ClassTarget, device: torch.device) -> None:
         self.outputs = len(target.classes)
-        self._index = torch.from_numpy(target.index).to(device)
+        self._labels = target.index
+        self._index = torch.tensor(target.index, device=device)
 
     def loss(self, logits: Tensor, cases: Index) -> Tensor:
         """See the base."""
@@ -50,16 +51,19 @@ class CrossEntropy(Objective):
 
     def batch_loss(self, body: Body, out: Output, cases: Index, lengths: tuple[int, ...]) -> Tensor:
         """0.7 bag + 0.3 instance loss with the branch, else the bag loss alone."""
-        bag = super().batch_loss(body, out, cases, lengths)
+        whole = super().batch_loss(body, out, cases, lengths)
         if body.instances is None:
-            return bag
+            return whole
         weight = body.instances.weight.view(self.outputs, 2, -1)
         bias = body.instances.bias.view(self.outputs, 2)
-        parts = zip(out.features.split(lengths), out.scores.split(lengths), self._index[cases], strict=True)
+        features, scores = (torch.split(part, list(lengths)) for part in (out.features, out.scores))
         instance = torch.stack(
-            [instance_loss(features, scores, weight[label], bias[label]) for features, scores, label in parts]
+            [
+                instance_loss(features[bag], scores[bag], weight[label], bias[label])
+                for bag, label in enumerate(self._labels[cases].tolist())
+            ]
         )
-        return (1 - INSTANCE_SHARE) * bag + INSTANCE_SHARE * instance.sum()
+        return (1 - INSTANCE_SHARE) * whole + INSTANCE_SHARE * instance.sum()
 
 
 class DiscreteTime(Objective):
@@ -71,8 +75,8 @@ class DiscreteTime(Objective):
         edges = bin_edges(target.event[train], target.time_days[train], options.bins)
         self.outputs = len(edges)
         self.times = tuple(edges.tolist())
-        self._bins = torch.from_numpy(bin_index(target.time_days, edges)).to(device)
-        self._event = torch.from_numpy(target.event).to(device)
+        self._bins = torch.tensor(bin_index(target.time_days, edges), device=device)
+        self._event = torch.tensor(target.event, device=device)
         self._alpha = options.alpha
 
     def loss(self, logits: Tensor, cases: Index) -> Tensor:
@@ -88,8 +92,8 @@ class Cox(Objective):
 
     def __init__(self, target: SurvivalTarget, device: torch.device) -> None:
         self._target = target
-        self._event = torch.from_numpy(target.event).to(device)
-        self._time = torch.from_numpy(target.time_days).to(device)
+        self._event = torch.tensor(target.event, device=device)
+        self._time = torch.tensor(target.time_days, device=device)
 
     def informative(self, cases: Index) -> bool:
         """Whether these cases have an event to learn from."""

@@ -1,9 +1,9 @@
 """Train a network on bags.
 
 Cross-entropy and discrete time are sums over cases: batches under the token budget add up to an optimiser step. Cox's
-partial likelihood is not: its gradient needs every case's hazard at once. It is had exactly in the memory of one batch by
-going over the cases twice: score all without gradients, take the loss and its derivative by each hazard, then replay every
-batch with the same dropout and send its derivative back.
+partial likelihood is not: its gradient needs every case's hazard at once. It is had exactly in one batch's memory
+by going over the cases twice: score all without gradients, take the loss and its derivative by each hazard, then replay
+every batch with the same dropout and send its derivative back.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The whole job on a small sample, offline: draws slides, embeds them, checks the store, makes a picture."""
+"""The whole job on a small sample, offline: slides, embeddings, a check of the store, a head, a heatmap, a picture."""
 
 from __future__ import annotations
 
@@ -12,9 +12,15 @@ from urllib.error import URLError
 import numpy as np
 from numpy.typing import NDArray
 
+from beph_store.engine.heatmap import HeatmapStyle, slide_overlay
 from beph_store.engine.ingest import IngestOptions, ingest
 from beph_store.engine.picture import overview
 from beph_store.engine.report import IngestReport, Progress
+from beph_store.engine.study.attention import tile_values
+from beph_store.engine.study.data import load_study
+from beph_store.engine.study.run import TrainReport, train_to
+from beph_store.engine.study.train import SplitOptions, TrainOptions
+from beph_store.engine.study.trained import TrainedRun
 from beph_store.errors import UsageError
 from beph_store.store import Store, verify
 from beph_store.testing.synthetic import DemoSlide, demo_cohort, demo_plans, truth
@@ -35,6 +41,8 @@ class DemoReport:
     ingest: IngestReport
     verified: bool
     separation: float | None
+    training: TrainReport
+    heatmap: Path
 
 
 def demo(
@@ -60,9 +68,26 @@ def demo(
     say("reading the store again to verify it")
     checked = verify(store)
     picture = overview(store, report.recipe, out / "demo.png", captions={p.slide_id: p.label for p in plans})
-    return DemoReport(
-        out, out / "store", picture, report, checked.ok, separation(store, report.recipe, plans)
+    say("training a linear head on the cases, three folds")
+    training = train_to(
+        out / "head",
+        load_study(out / "store", slides / "labels.csv", "classify"),
+        TrainOptions(split=SplitOptions(folds=3)),
     )
+    heatmap = _heatmap(out, store, plans)
+    found = separation(store, report.recipe, plans)
+    return DemoReport(out, out / "store", picture, report, checked.ok, found, training, heatmap)
+
+
+def _heatmap(out: Path, store: Store, plans: list[DemoSlide]) -> Path:
+    """The drawn slide with most tumour, seen by the head that was trained without its case."""
+    plan = max(plans, key=lambda each: each.plan.tumour)
+    found = tile_values(TrainedRun.open(out / "head"), store, plan.slide_id, of_class="tumour")
+    style = HeatmapStyle(
+        title=plan.slide_id, legend=found.what, caption=f"{found.said}; the head had not seen this case"
+    )
+    slide_overlay(store, found.bag, found.values, style=style).save(out / "heatmap.png")
+    return out / "heatmap.png"
 
 
 def separation(store: Store, key: str, plans: list[DemoSlide]) -> float | None:

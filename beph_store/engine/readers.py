@@ -6,6 +6,7 @@ import contextlib
 import mmap
 import multiprocessing
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -26,6 +27,7 @@ from beph_store.engine.plan import SlideTask
 from beph_store.engine.report import ReadStats
 from beph_store.records import TileSpec
 
+_MAIN = threading.Lock()
 #: A reader that says nothing for so long while it could work is taken for hung.
 STALL_SECONDS = 300.0
 
@@ -220,9 +222,28 @@ class ReaderPool:
         ours, theirs = context.Pipe()
         ring, slots = _make_ring(self._shape, self._spec.tile_px)
         process = context.Process(target=reader_process.run, args=(theirs, ring), daemon=True, name="reader")
-        process.start()
+        with _without_main():
+            process.start()
         theirs.close()
         return _Reader(process, ours, slots, ring)
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Keep a spawned process from running the user's script again: a reader needs nothing of it.
+
+    Otherwise a script that calls ``ingest`` without ``if __name__ == "__main__"`` would start itself in every reader.
+    """
+    main = sys.modules["__main__"]
+    with _MAIN:
+        kept: dict[str, Any] = {
+            name: main.__dict__.pop(name) for name in ("__spec__", "__file__") if name in main.__dict__
+        }
+        main.__spec__ = None
+        try:
+            yield
+        finally:
+            main.__dict__.update(kept)
 
 
 def _make_ring(shape: RingShape, tile_px: int) -> tuple[RingSpec, NDArray[np.uint8]]:

@@ -92,7 +92,7 @@ def compare_survival(
     b: int = 1000,
     seed: int = 0,
 ) -> dict[str, Difference]:
-    """cindex_harrell, cindex_uno and auc_t, first minus second, of log hazards of the same cases."""
+    """cindex_harrell, cindex_uno (also truncated) and auc_t, first minus second, of log hazards of the same cases."""
     _check_same(first, second)
     seen, ends = check_outcomes(event, time)
     weights = with_point(draws(len(seen), seen, b, seed))

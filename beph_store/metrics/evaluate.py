@@ -46,11 +46,13 @@ def evaluate_survival(
     b: int = 1000,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """cindex_harrell, cindex_uno, auc_t and, with ``survival``, ibs; 95 % intervals, draws stratified by event.
+    """cindex_harrell, cindex_uno, cindex_uno_truncated, auc_t and, with ``survival``, ibs; 95 % intervals, draws
+    stratified by event.
 
     ``log_hazard`` (n,) higher = worse, or (R, n) of R repeats with NaN where a repeat does not predict a case;
     ``survival`` (n, M) or (R, n, M), the chance to be event-free at ``times`` (M,). ``times`` (by default the deciles
-    of the event times) are the window of the last three; those from the end of follow-up on are left out.
+    of the event times) are the window of the last three, and the last of them is the truncated C's τ; those from the
+    end of follow-up on are left out.
     """
     seen, ends = check_outcomes(event, time)
     weights = with_point(draws(len(seen), seen, b, seed))
@@ -111,7 +113,8 @@ def survival_draws(
         followed = s.Followed.of(*outcome, rows)
         out = {
             "cindex_harrell": s.harrell_of(compared),
-            "cindex_uno": s.uno_of(compared, followed, float(grid[inside][-1])),
+            "cindex_uno": s.uno_of(compared, followed),
+            "cindex_uno_truncated": s.uno_of(compared, followed, float(grid[inside][-1])),
             "auc_t": s.auc_t_of(risk[repeat, cases], *outcome, grid[inside], followed)[0],
         }
         if chances is not None:

@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from beph_store.errors import BephStoreError, MissingExtra, UsageError
-from beph_store_cli.commands import demo, embed, encoder, importing, ingest, maintain, query, train
+from beph_store_cli.commands import demo, embed, encoder, heatmap, importing, ingest, maintain, query, train
 
 _STOPPED = "stopped; run the same command again to go on"
 
@@ -55,6 +55,7 @@ query.register(app)
 embed.register(app)
 importing.register(app)
 train.register(app)
+heatmap.register(app)
 app.add_typer(encoder.app, name="encoder")
 
 

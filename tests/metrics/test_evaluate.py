@@ -50,7 +50,8 @@ def test_survival_metrics_equal_their_functions_and_a_loop_over_scikit_survival(
     assert {name: each.value for name, each in found.items()} == pytest.approx(
         {
             "cindex_harrell": m.cindex_harrell(risk, event, time)[0],
-            "cindex_uno": m.cindex_uno(risk, event, time, tau=times[-1])[0],
+            "cindex_uno": m.cindex_uno(risk, event, time)[0],
+            "cindex_uno_truncated": m.cindex_uno(risk, event, time, tau=times[-1])[0],
             "auc_t": m.auc_t(risk, event, time, times)[0][0],
             "ibs": m.integrated_brier(chance, times, event, time)[0],
         }
@@ -69,7 +70,7 @@ def test_the_window_is_the_deciles_of_events_and_ends_within_follow_up():
     grid = m.default_times(event, time)
     assert grid.tolist() == np.unique(np.quantile(time[event], np.arange(1, 10) / 10)).tolist()
     default = m.evaluate_survival(risk, event, time, b=5)
-    assert set(default) == {"cindex_harrell", "cindex_uno", "auc_t"}
+    assert set(default) == {"cindex_harrell", "cindex_uno", "cindex_uno_truncated", "auc_t"}
     late = m.evaluate_survival(risk, event, time, times=[*grid, time.max(), 1e6], b=5)
     assert late == default
 

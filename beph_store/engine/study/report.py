@@ -27,7 +27,7 @@ from beph_store.records import ClassTarget, SurvivalTarget
 #: What an encoder is known to have been trained on, and the cases that this concerns.
 _SEEN = (
     ("beph", r"TCGA-\w\w-\w{4}", "BEPH was pre-trained on slides of TCGA"),
-    ("beph-mini", r"GT(xc)?\d+", "beph-mini was trained, without labels, on tiles of EBHI-Seg"),
+    ("beph-mini", r"GT[a-z]*\d+", "beph-mini was trained, without labels, on tiles of EBHI-Seg"),
 )
 TITLES = {
     "auroc": "AUROC",
@@ -39,6 +39,7 @@ TITLES = {
     "kappa_quadratic": "quadratic kappa",
     "cindex_harrell": "Harrell's C",
     "cindex_uno": "Uno's C",
+    "cindex_uno_truncated": "Uno's C, truncated",
     "auc_t": "time-dependent AUC",
     "ibs": "integrated Brier score",
 }

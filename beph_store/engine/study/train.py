@@ -23,7 +23,7 @@ from beph_store.cohort import (
 from beph_store.engine.study.data import Study
 from beph_store.engine.study.outcomes import HeldOut, hold_out
 from beph_store.heads import Head, HeadOptions, Progress, fit_many, head_row
-from beph_store.records import ClassTarget, Split, SurvivalTarget, Target
+from beph_store.records import Split, Target
 
 Scheme = Literal["kfold", "monte-carlo", "preserved-site"]
 
@@ -66,11 +66,15 @@ class Training:
 
     study: Study
     options: TrainOptions
-    target: Target
     splits: tuple[Split, ...]
     leaks: tuple[Leak, ...]
     heads: tuple[Head, ...]
     held_out: HeldOut
+
+    @property
+    def target(self) -> Target:
+        """The labels learned."""
+        return self.study.target
 
 
 def train(
@@ -81,14 +85,15 @@ def train(
     Raises CohortError for a split that cannot be made or that puts a case on both sides, HeadError for a head
     that cannot be trained on it.
     """
+    if options.shuffle_labels:  # before the splits, or folds would differ in prevalence and bias the control
+        study = shuffled(study, options.seed)
     splits = make_splits(study, _with_val(options), options.seed)
-    target = shuffled(study.target, options.seed) if options.shuffle_labels else study.target
     place = {case_id: i for i, case_id in enumerate(study.case_ids)}
     parts = [(_index(split.train, place), _index(split.val, place)) for split in splits]
-    heads = fit_many(options.head, study.bags, target, parts, options.seed, progress)
+    heads = fit_many(options.head, study.bags, study.target, parts, options.seed, progress)
     tests = [_index(split.test, place) for split in splits]
     said = hold_out(heads, study.bags, study.target, tests)
-    return Training(study, options, target, tuple(splits), leaks_of(study, options.split), tuple(heads), said)
+    return Training(study, options, tuple(splits), leaks_of(study, options.split), tuple(heads), said)
 
 
 def _with_val(options: TrainOptions) -> SplitOptions:
@@ -125,15 +130,13 @@ def leaks_of(study: Study, options: SplitOptions) -> tuple[Leak, ...]:
     return check_splits(read_slide_splits(options.given), case_of, case_of.keys())
 
 
-def shuffled(target: Target, seed: int) -> Target:
+def shuffled(study: Study, seed: int) -> Study:
     """The same labels on other cases."""
-    order = np.random.default_rng([seed, 0x5F]).permutation(
-        len(target.index if isinstance(target, ClassTarget) else target.event)
-    )
-    if isinstance(target, ClassTarget):
-        return ClassTarget(target.classes, target.index[order])
-    assert isinstance(target, SurvivalTarget)
-    return dataclasses.replace(target, event=target.event[order], time_days=target.time_days[order])
+    order = np.random.default_rng([seed, 0x5F]).permutation(len(study.case_ids))
+    pairs = zip(study.cohort.cases, order, strict=True)
+    labels = tuple(dataclasses.replace(study.cohort.labels[i], case_id=case.case_id) for case, i in pairs)
+    cohort = dataclasses.replace(study.cohort, labels=labels)
+    return dataclasses.replace(study, cohort=cohort, target=cohort.target(cohort.task))
 
 
 def _index(case_ids: Sequence[str], place: dict[str, int]) -> NDArray[np.int64]:

@@ -17,7 +17,7 @@ def demo(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """The whole job on a small sample, offline: draw slides, embed them, verify, look."""
+    """The whole job on a small sample, offline: draw slides, embed them, verify, train a head, look."""
     from beph_store.engine.demo import demo as run
     from beph_store_cli.commands.ingest import show
     from beph_store_cli.progress import IngestProgress
@@ -27,8 +27,10 @@ def demo(
     ok = report.verified and not report.ingest.failed
     if json:
         data = report.ingest.to_json()
-        paths = {name: str(getattr(report, name)) for name in ("out", "store", "picture")}
-        print_json({"ok": ok, **paths, "separation": report.separation, **data})
+        paths = {name: str(getattr(report, name)) for name in ("out", "store", "picture", "heatmap")}
+        trained = report.training.to_json()
+        head = {name: trained[name] for name in ("out", "report", "cases", "metrics")}
+        print_json({"ok": ok, **paths, "separation": report.separation, "head": head, **data})
     else:
         show(report.ingest)
         out_console = console()
@@ -36,11 +38,14 @@ def demo(
         out_console.print(
             f"picture   {report.picture}  ← look here: tiles of like colour have like embeddings"
         )
-        if report.separation is not None:
-            out_console.print(
-                "\nA line through the embeddings of the other cases tells drawn tumour from the rest with an AUC of "
-                f"{report.separation:.2f}."
-            )
+        out_console.print(f"heatmap   {report.heatmap}  ← and here: where the head sees tumour")
+        out_console.print(f"report    {report.training.out / 'report.html'}")
+        auroc = report.training.evaluation.metrics["auroc"].value
+        cases = len(report.training.training.study.case_ids)
+        out_console.print(
+            f"\nA linear head tells tumour from normal in cases that it had not seen with an AUROC of {auroc:.2f}\n"
+            f"({cases} drawn cases: a demonstration, not a result)."
+        )
         out_console.print(
             f"\nNext:  beph-store info {report.store}   ·   beph-store ingest YOUR_SLIDES --store my-store"
         )

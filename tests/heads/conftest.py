@@ -45,6 +45,20 @@ def draw_cohort(cases=60, dim=16, classes=3, signal=3.0, tiles=(4, 40), seed=0, 
     )
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Networks this small are faster on one thread, and by far where the cores are busy with something else."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def cohort():
     """60 cases, 3 classes, 16-d. Read only."""

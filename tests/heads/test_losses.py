@@ -67,7 +67,7 @@ def test_cox_and_its_gradient_are_the_numpy_reference(ties):
     given = torch.tensor(risk, dtype=torch.float32, requires_grad=True)
     loss = cox_loss(given, torch.tensor(event), torch.tensor(time))
     loss.backward()
-    assert float(loss) == pytest.approx(expected[0, 0] / event.sum(), rel=1e-5)
+    assert loss.item() == pytest.approx(expected[0, 0] / event.sum(), rel=1e-5)
     np.testing.assert_allclose(given.grad.numpy()[order], slope[0, :, 0] / event.sum(), atol=1e-5)
 
 

@@ -75,8 +75,8 @@ def _fit(
             best.restore()
         times, baseline = trainer.objective.times, None
         if isinstance(target, SurvivalTarget) and isinstance(trainer.objective, Cox):
+            hazard = trainer.centre()
             event, days = target.event[train], target.time_days[train]
-            hazard = trainer.score(train)[:, 0].double().cpu().numpy()
             at = event_times(event, days)
             times, baseline = tuple(at.tolist()), breslow(hazard, event, days, at)
     spec = dataclasses.replace(
@@ -175,6 +175,17 @@ class Trainer:
         with torch.no_grad():
             stream = self.loader.stream(self.loader.plan(cases))
             return torch.cat([self._forward(batch).logits for batch in stream])
+
+    def centre(self) -> NDArray[np.float64]:
+        """Log hazards (n,) of the training cases, moved to a mean of 0, and the network with them.
+
+        The partial likelihood leaves their level open; so it means the same in every head.
+        """
+        hazard = self.score(self.split[0])[:, 0].double()
+        level = hazard.mean()
+        with torch.no_grad():
+            self.body.classifier.bias.sub_(level)
+        return np.asarray((hazard - level).cpu().numpy())
 
     def _forward(self, batch: Batch) -> Output:
         half = self.dtype == torch.bfloat16

@@ -171,10 +171,12 @@ class _Problem:
             isinstance(self.target, ClassTarget),
         )
         w, free, converged = ridge.solve()
-        if not converged:
-            raise HeadError("the linear head did not converge: raise the smallest of the penalties")
         logits = linear_logits(design, w) + free[:, None]
         losses = self._held_out(logits, fitted, held)
+        # A penalty so small that the likelihood has no clear maximum in some fold cannot be judged: it is not chosen.
+        losses[~converged.reshape(len(pairs), -1, len(penalties)).all(axis=1)] = np.inf
+        if np.isinf(losses).all(axis=1).any():
+            raise HeadError("the linear head converges with none of its penalties: give larger ones")
         chosen = losses.argmin(axis=1)
         return [
             self._head(pairs[f][0], axes[f], w[f, :, m], free[f, m], losses[f])
@@ -257,7 +259,9 @@ class _Problem:
             times = tuple(at.tolist())
             weights["baseline"] = breslow(self.vectors[train] @ coef[0] + intercept[0], event, time, at)
         weights |= {"coef": np.ascontiguousarray(coef), "intercept": intercept}
-        grid = tuple(zip(self.options.penalties, losses.tolist(), strict=True))
+        grid = tuple(
+            pair for pair in zip(self.options.penalties, losses.tolist(), strict=True) if pair[1] < np.inf
+        )
         spec = HeadSpec(
             name="linear",
             task="classify" if classes else "survive",

@@ -65,7 +65,7 @@ class _History:
         return q
 
 
-def minimise(function: Function, start: Float, tolerance: float = 1e-8, rounds: int = 1000) -> Minimum:
+def minimise(function: Function, start: Float, tolerance: float = 1e-8, rounds: int = 300) -> Minimum:
     """Minimise ``function`` from ``start`` (B, d) until each gradient's largest entry is at most ``tolerance``.
 
     Meant for convex functions whose Hessian is near the identity; scale the variables accordingly.

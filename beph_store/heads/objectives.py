@@ -109,8 +109,8 @@ class Ridge:
     columns: int
     intercept: bool
 
-    def solve(self) -> tuple[Float, Float, bool]:
-        """Weights (F, r, M, C), intercepts (F, M, C) and whether every problem converged."""
+    def solve(self) -> tuple[Float, Float, NDArray[np.bool_]]:
+        """Weights (F, r, M, C), intercepts (F, M, C) and which problems (F, M) converged."""
         splits, _, rank = self.design.shape
         many = len(self.penalty)
         design = self.design
@@ -136,7 +136,7 @@ class Ridge:
         best = minimise(function, np.zeros((splits * many, shape[2] * self.columns)))
         w = (best.point.reshape(shape) * scale[..., None]).transpose(0, 2, 1, 3)
         free = w[:, rank] if self.intercept else np.zeros((splits, many, self.columns))
-        return w[:, :rank], free, bool(best.converged.all())
+        return w[:, :rank], free, best.converged.reshape(splits, many)
 
 
 def linear_logits(design: Float, w: Float) -> Float:

@@ -52,7 +52,7 @@ class HeadOptions:
     balanced: bool = False
     precision: Precision = "auto"
     device: DeviceName = "auto"
-    penalties: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+    penalties: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1e3)
 
     def __post_init__(self) -> None:
         for name, wrong in _wrong_fields(self).items():

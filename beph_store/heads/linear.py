@@ -171,7 +171,7 @@ class _Problem:
             isinstance(self.target, ClassTarget),
         )
         w, free, converged = ridge.solve()
-        logits = linear_logits(design, w) + free[:, None]
+        logits = linear_logits(design, w) + free[:, :, None]
         losses = self._held_out(logits, fitted, held)
         # A penalty so small that the likelihood has no clear maximum in some fold cannot be judged: it is not chosen.
         losses[~converged.reshape(len(pairs), -1, len(penalties)).all(axis=1)] = np.inf
@@ -179,7 +179,7 @@ class _Problem:
             raise HeadError("the linear head converges with none of its penalties: give larger ones")
         chosen = losses.argmin(axis=1)
         return [
-            self._head(pairs[f][0], axes[f], w[f, :, m], free[f, m], losses[f])
+            self._head(pairs[f][0], axes[f], w[f, :, :, m], free[f, :, m], losses[f])
             for f, m in enumerate(chosen.tolist())
         ]
 
@@ -228,7 +228,7 @@ class _Problem:
         fitted, held = np.repeat(fitted, many, axis=2), np.repeat(held, many, axis=2)
         if isinstance(self.target, SurvivalTarget):
             event, time = self.target.event, self.target.time_days
-            risk = logits[..., 0]
+            risk = logits[:, 0]
             whole = CoxLink(event, time, fitted + held).total(risk)[0]
             loss = whole - CoxLink(event, time, fitted).total(risk)[0]
         else:
@@ -238,7 +238,7 @@ class _Problem:
         return np.asarray(summed / np.maximum(held[:, :, ::many].sum(axis=(1, 2)), 1.0)[:, None])
 
     def _head(self, train: Index, axes: _Axes, w: Float, free: Float, losses: Float) -> Head:
-        coef = (axes.axes @ w[: len(axes.power)] / axes.scale[:, None]).T
+        coef = w[:, : len(axes.power)] @ axes.axes.T / axes.scale
         intercept = free - coef @ axes.mean
         weights: Weights = {}
         classes: tuple[str, ...] = ()

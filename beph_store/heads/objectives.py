@@ -1,7 +1,8 @@
 """The losses of the linear head over many problems at once, and the ridge problem around them.
 
 A *problem* is a weighting of the cases (a fold) with a penalty. Problems of one split share its design matrix, so that
-their logits are one matrix product. Arrays are (splits F, cases n, problems M, columns C).
+their logits are one matrix product. Arrays are (splits F, columns C, cases n, problems M): sums over cases and over
+columns then run along long contiguous rows.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from beph_store.heads.minimise import minimise
 
 Float = NDArray[np.float64]
-#: Logits (F, n, M, C) to the mean loss (F, M) and its gradient by the logits.
+#: Logits (F, C, n, M) to the mean loss (F, M) and its gradient by the logits.
 Link = Callable[[Float], tuple[Float, Float]]
 
 
@@ -29,19 +30,20 @@ def softmax_link(index: NDArray[np.int64], columns: int, weights: Float) -> Link
         truth = index.astype(np.float64)[None, :, None]
 
         def binary(logits: Float) -> tuple[Float, Float]:
-            z = logits[..., 0]
+            z = logits[:, 0]
             loss = np.logaddexp(0.0, z) - truth * z
-            return (share * loss).sum(axis=1), (share * (_sigmoid(z) - truth))[..., None]
+            return (share * loss).sum(axis=1), (share * (_sigmoid(z) - truth))[:, None]
 
         return binary
-    hot = np.eye(columns)[index][None, :, None, :]
+    hot = np.eye(columns)[:, index][None, :, :, None]
 
     def link(logits: Float) -> tuple[Float, Float]:
-        z = logits - logits.max(axis=-1, keepdims=True)
+        z = logits - logits.max(axis=1, keepdims=True)
         e = np.exp(z)
-        total = e.sum(axis=-1, keepdims=True)
-        loss = np.log(total[..., 0]) - (z * hot).sum(axis=-1)
-        return (share * loss).sum(axis=1), share[..., None] * (e / total - hot)
+        total = e.sum(axis=1)
+        loss = np.log(total) - (z * hot).sum(axis=1)
+        e *= (share / total)[:, None]
+        return (share * loss).sum(axis=1), e - share[:, None] * hot
 
     return link
 
@@ -74,9 +76,9 @@ class CoxLink:
         return np.asarray(np.add.reduceat(values, self.first, axis=1)[:, self.group])
 
     def __call__(self, logits: Float) -> tuple[Float, Float]:
-        """Mean loss (F, M) and gradient, of logits (F, n, M, 1)."""
-        loss, gradient = self.total(logits[..., 0])
-        return loss / self.cases, (gradient / self.cases[:, None])[..., None]
+        """Mean loss (F, M) and gradient, of logits (F, 1, n, M)."""
+        loss, gradient = self.total(logits[:, 0])
+        return loss / self.cases, (gradient / self.cases[:, None])[:, None]
 
     def total(self, risk: Float) -> tuple[Float, Float]:
         """Summed loss (F, M) and its gradient, of log hazards (F, n, M)."""
@@ -110,39 +112,39 @@ class Ridge:
     intercept: bool
 
     def solve(self) -> tuple[Float, Float, NDArray[np.bool_]]:
-        """Weights (F, r, M, C), intercepts (F, M, C) and which problems (F, M) converged."""
+        """Weights (F, C, r, M), intercepts (F, C, M) and which problems (F, M) converged."""
         splits, _, rank = self.design.shape
         many = len(self.penalty)
-        design = self.design
-        power = self.power
+        design, power = self.design, self.power
         if self.intercept:
             design = np.concatenate([design, np.ones((*design.shape[:2], 1))], axis=2)
             power = np.concatenate([power, np.ones((splits, 1))], axis=1)
-        penalty = np.broadcast_to(self.penalty[None, :, None], (splits, many, power.shape[1])).copy()
+        penalty = np.broadcast_to(self.penalty, (splits, 1, power.shape[1], many)).copy()
         penalty[:, :, rank:] = 0.0
         # In principal axes the Hessian is nearly diagonal, power · p(1 - p) + penalty: scale by its root.
-        scale = 1 / np.sqrt(0.25 * power[:, None] + penalty)
-        shape = (splits, many, design.shape[2], self.columns)
+        scale = 1 / np.sqrt(0.25 * power[:, None, :, None] + penalty)
+        columns, rows = self.columns, power.shape[1]
+
+        def weights(theta: Float) -> Float:
+            return theta.reshape(splits, many, columns, rows).transpose(0, 2, 3, 1) * scale
 
         def function(theta: Float) -> tuple[Float, Float]:
-            w = theta.reshape(shape) * scale[..., None]
-            loss, slope = self.link(linear_logits(design, w.transpose(0, 2, 1, 3)))
-            back = design.transpose(0, 2, 1) @ slope.reshape(splits, -1, many * self.columns)
-            gradient = back.reshape(splits, shape[2], many, self.columns).transpose(0, 2, 1, 3)
-            ridge = penalty[..., None] * w
-            value = loss + 0.5 * (ridge * w).sum(axis=(2, 3))
-            return value.ravel(), ((gradient + ridge) * scale[..., None]).reshape(theta.shape)
+            w = weights(theta)
+            loss, slope = self.link(linear_logits(design, w))
+            ridge = penalty * w
+            value = loss + 0.5 * (ridge * w).sum(axis=(1, 2))
+            gradient = (design.transpose(0, 2, 1)[:, None] @ slope + ridge) * scale
+            return value.ravel(), gradient.transpose(0, 3, 1, 2).reshape(theta.shape)
 
-        best = minimise(function, np.zeros((splits * many, shape[2] * self.columns)))
-        w = (best.point.reshape(shape) * scale[..., None]).transpose(0, 2, 1, 3)
-        free = w[:, rank] if self.intercept else np.zeros((splits, many, self.columns))
-        return w[:, :rank], free, best.converged.reshape(splits, many)
+        best = minimise(function, np.zeros((splits * many, columns * rows)))
+        w = weights(best.point)
+        free = w[:, :, rank] if self.intercept else np.zeros((splits, columns, many))
+        return w[:, :, :rank], free, best.converged.reshape(splits, many)
 
 
 def linear_logits(design: Float, w: Float) -> Float:
-    """(F, n, M, C) of a design (F, n, r) and weights (F, r, M, C): one matrix product a split."""
-    splits, rank, many, columns = w.shape
-    return (design @ w.reshape(splits, rank, -1)).reshape(splits, -1, many, columns)
+    """(F, C, n, M) of a design (F, n, r) and weights (F, C, r, M)."""
+    return np.asarray(design[:, None] @ w)
 
 
 def _sigmoid(z: Float) -> Float:

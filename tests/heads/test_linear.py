@@ -99,7 +99,7 @@ def test_gradients_are_those_of_finite_differences():
         (softmax_link(index % 2, 1, mask * rng.uniform(0.5, 2, (1, 20, 1))), 1),
     ]
     for link, columns in links:
-        shape = (1, 20, 1, columns)
+        shape = (1, columns, 20, 1)
         error = check_grad(
             lambda x, link=link, shape=shape: float(link(x.reshape(shape))[0][0, 0]),
             lambda x, link=link, shape=shape: link(x.reshape(shape))[1].ravel(),

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import sparse
 
+from beph_store.engine.fonts import fit, font
 from beph_store.errors import UsageError
 from beph_store.geometry import Size
 from beph_store.records import Embeddings, Rasters
@@ -279,19 +279,19 @@ def _page(
 ) -> Image.Image:
     """Title above, colour bar at the right, scale bar and caption below; ``legend`` the scale and the tone under it."""
     width = picture.width + 2 * _MARGIN + _SIDE
-    title = _fit(style.title, _font(24, bold=True), width - 2 * _MARGIN)
+    title = fit(style.title, font(24, bold=True), width - 2 * _MARGIN)
     top = _MARGIN + (44 if title else 0)
     page = Image.new("RGB", (width, top + picture.height + 62), "white")
     draw = ImageDraw.Draw(page)
-    draw.text((_MARGIN, _MARGIN - 8), title, fill=_INK, font=_font(24, bold=True))
+    draw.text((_MARGIN, _MARGIN - 8), title, fill=_INK, font=font(24, bold=True))
     page.paste(picture, (_MARGIN, top))
     draw.rectangle((_MARGIN - 1, top - 1, _MARGIN + picture.width, top + picture.height), outline=_LINE)
     box = (_MARGIN + picture.width + 26, top, top + picture.height - 14)
     _draw_legend(draw, box, legend[0], legend[1], style)
     below = top + picture.height + 16
     end = _draw_scale_bar(draw, (_MARGIN, below), um_per_px, picture.width)
-    caption = _fit(style.caption, _font(15), width - _MARGIN - end - 28)
-    draw.text((width - _MARGIN, below), caption, fill=_FAINT, font=_font(15), anchor="ra")
+    caption = fit(style.caption, font(15), width - _MARGIN - end - 28)
+    draw.text((width - _MARGIN, below), caption, fill=_FAINT, font=font(15), anchor="ra")
     return page
 
 
@@ -305,10 +305,10 @@ def _draw_legend(
     """What the values are and the colour bar, from ``box`` (left, top, bottom)."""
     x, y, bottom = box
     if scale is None:
-        draw.text((x, y), "no tile has\na value", fill=_FAINT, font=_font(15))
+        draw.text((x, y), "no tile has\na value", fill=_FAINT, font=font(15))
         return
-    for line in _wrapped(style.legend, _font(15), _SIDE - 30):
-        draw.text((x, y), line, fill=_INK, font=_font(15))
+    for line in _wrapped(style.legend, font(15), _SIDE - 30):
+        draw.text((x, y), line, fill=_INK, font=font(15))
         y += 21
     y += (12 if style.legend else 0) + (12 if scale.over else 0)
     height = max(60, min(360, bottom - y))
@@ -328,7 +328,7 @@ def _draw_legend(
     for tick in _ticks(scale.low, scale.high):
         at = y + (scale.high - tick) / (scale.high - scale.low) * (height - 1)
         draw.line((x + _BAR_WIDTH, at, x + _BAR_WIDTH + 5, at), fill=_FAINT)
-        draw.text((x + _BAR_WIDTH + 11, at), f"{tick:g}", fill=_INK, font=_font(15), anchor="lm")
+        draw.text((x + _BAR_WIDTH + 11, at), f"{tick:g}", fill=_INK, font=font(15), anchor="lm")
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -348,8 +348,8 @@ def _draw_scale_bar(
     x, y = corner
     draw.rectangle((x, y + 6, x + px - 1, y + 10), fill=_INK)
     text = f"{um / 1000:g} mm" if um >= 1000 else f"{um:g} µm"
-    draw.text((x + px + 10, y + 8), text, fill=_INK, font=_font(15), anchor="lm")
-    return x + px + 10 + _font(15).getlength(text)
+    draw.text((x + px + 10, y + 8), text, fill=_INK, font=font(15), anchor="lm")
+    return x + px + 10 + font(15).getlength(text)
 
 
 def round_length(um: float) -> float:
@@ -358,30 +358,11 @@ def round_length(um: float) -> float:
     return float(max(step * power for step in (1, 2, 5) if step * power <= um * (1 + 1e-9)))
 
 
-@cache
-def _font(px: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib and has µ, accents, Greek and Cyrillic."""
-    import matplotlib as mpl
-
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / name), px)
-
-
-def _fit(text: str, font: ImageFont.FreeTypeFont, px: float) -> str:
-    """The text, cut with an ellipsis where it is too long."""
-    text = " ".join(text.split())
-    if font.getlength(text) <= px:
-        return text
-    while text and font.getlength(text + "…") > px:
-        text = text[:-1]
-    return text.rstrip() + "…" if text else ""
-
-
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, px: float) -> list[str]:
     lines: list[str] = []
     for word in text.split():
         if lines and font.getlength(f"{lines[-1]} {word}") <= px:
             lines[-1] += f" {word}"
         else:
-            lines.append(_fit(word, font, px))
+            lines.append(fit(word, font, px))
     return lines

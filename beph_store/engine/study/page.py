@@ -18,7 +18,7 @@ h1 { font-size: 1.6rem; margin: 0 0 .2rem; } h2 { font-size: 1.15rem; margin: 2.
 .sub, caption, .note { color: var(--soft); } .note { max-width: 46rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; } caption { text-align: left; padding: .3rem 0; }
 th, td { padding: .28rem .9rem .28rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
-th { font-weight: 600; } td.n, th.n { text-align: right; }
+th { font-weight: 600; } td.n, th.n { text-align: right; } td:first-child { white-space: nowrap; }
 .cards { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1rem 0; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .7rem 1rem; }
 .card b { display: block; font-size: 1.45rem; font-weight: 600; } .card span { color: var(--soft); font-size: .87rem; }

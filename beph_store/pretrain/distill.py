@@ -36,11 +36,12 @@ CLIP = 5.0
 class DistillConfig:
     """How long and how to train. The learning rate follows the clock, so a slow machine still finishes.
 
-    ``minutes`` wall time; ``batch`` crops a step; ``lr`` peak learning rate; ``warmup`` share of
+    ``minutes`` wall time; ``steps`` instead of it, for a run that is the same on any machine; ``batch`` crops a step; ``lr`` peak learning rate; ``warmup`` share of
     the time (0–1); ``ema`` the decay of the averaged weights that are kept.
     """
 
     minutes: float
+    steps: int | None = None
     batch: int = 32
     lr: float = 1e-3
     weight_decay: float = 0.05
@@ -178,7 +179,7 @@ def train(
     config: DistillConfig,
     report: Callable[[nn.Module, Progress], None],
 ) -> nn.Module:
-    """Distil for ``config.minutes`` and return the averaged student, in eval mode.
+    """Distil for ``config.minutes`` or ``config.steps`` and return the averaged student, in eval mode.
 
     ``report`` gets it every 25 steps and may save it: the run can be stopped at any time.
     """
@@ -191,7 +192,8 @@ def train(
     optimiser = _optimiser(model, config)
     start, terms = time.monotonic(), []
     for step, batch in enumerate(_batches(features, config.batch, rng), 1):
-        done = (time.monotonic() - start) / (60 * config.minutes)
+        clock = (time.monotonic() - start) / (60 * config.minutes)
+        done = clock if config.steps is None else step / config.steps
         terms.append(_step(model, optimiser, batch, learning_rate(config, done)))
         _average(kept, student, min(config.ema, step / (step + 10)))
         if step % 25 == 0 or done >= 1:

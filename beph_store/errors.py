@@ -16,6 +16,7 @@
     ├── CohortError           a table of labels or a split cannot be used as it is
     │   └── AmbiguousColumn   it can be read in two ways; a flag decides
     ├── HeadError             a head cannot be trained, loaded or applied
+    ├── SearchError           a search or its index cannot be done as asked
     ├── RuntimeUnavailable    the inference runtime cannot be used on this machine
     └── StoreError
         ├── NotAStore
@@ -101,6 +102,10 @@ class AmbiguousColumn(CohortError):
 
 class HeadError(BephStoreError):
     """A head cannot be trained, loaded or applied."""
+
+
+class SearchError(BephStoreError):
+    """A search or its index cannot be done as asked."""
 
 
 class RuntimeUnavailable(BephStoreError):

@@ -323,6 +323,22 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True)
+class Hit:
+    """A stored tile like the query: ``origin_l0`` (x, y) and ``footprint_l0``, its side, in level-0 px.
+
+    Higher ``score`` = nearer; ``row`` is its place in the flat table that was searched.
+    """
+
+    slide_id: str
+    case_id: str
+    tile_index: int
+    origin_l0: tuple[int, int]
+    footprint_l0: int
+    score: float
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
 class SlideOutcome:
     """What became of one slide in one run; every run ends with one of these a slide."""
 

@@ -1,4 +1,4 @@
-"""The whole job on a small sample, offline: slides, embeddings, a check of the store, a head, a heatmap, a picture."""
+"""The whole job on a small sample, offline: slides, embeddings, a check, a head, a heatmap, a search, pictures."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from beph_store.engine.heatmap import HeatmapStyle, slide_overlay
 from beph_store.engine.ingest import IngestOptions, ingest
 from beph_store.engine.picture import overview
 from beph_store.engine.report import IngestReport, Progress
+from beph_store.engine.search.ask import SearchOptions, ask_at, find
+from beph_store.engine.search.sheet import contact_sheet, query_picture
+from beph_store.engine.search.table import open_table
 from beph_store.engine.study.attention import tile_values
 from beph_store.engine.study.data import load_study
 from beph_store.engine.study.run import TrainReport, train_to
@@ -43,6 +46,7 @@ class DemoReport:
     separation: float | None
     training: TrainReport
     heatmap: Path
+    hits: Path
 
 
 def demo(
@@ -63,31 +67,41 @@ def demo(
         say("fetching OpenSlide's CMU-1-Small-Region.svs")
         fetch_real(slides / "CMU-1-Small-Region.svs")
     say("embedding every tile of tissue with beph-mini")
-    report = ingest([slides], out / "store", options=IngestOptions(), progress=progress)
+    report = ingest(
+        [slides], out / "store", options=IngestOptions(), manifest=slides / "labels.csv", progress=progress
+    )
     store = Store.open(out / "store")
     say("reading the store again to verify it")
     checked = verify(store)
     picture = overview(store, report.recipe, out / "demo.png", captions={p.slide_id: p.label for p in plans})
-    say("training a linear head on the cases, three folds")
+    say("training a linear head on the cases, three folds, and searching")
     training = train_to(
         out / "head",
         load_study(out / "store", slides / "labels.csv", "classify"),
         TrainOptions(split=SplitOptions(folds=3)),
     )
-    heatmap = _heatmap(out, store, plans)
+    heatmap, hits = _look(out, store, plans)
     found = separation(store, report.recipe, plans)
-    return DemoReport(out, out / "store", picture, report, checked.ok, found, training, heatmap)
+    return DemoReport(out, out / "store", picture, report, checked.ok, found, training, heatmap, hits)
 
 
-def _heatmap(out: Path, store: Store, plans: list[DemoSlide]) -> Path:
-    """The drawn slide with most tumour, seen by the head that was trained without its case."""
+def _look(out: Path, store: Store, plans: list[DemoSlide]) -> tuple[Path, Path]:
+    """The drawn slide with most tumour, seen by the head that was trained without its case; and what in other cases
+    looks like the tile of it that scores highest.
+    """
     plan = max(plans, key=lambda each: each.plan.tumour)
     found = tile_values(TrainedRun.open(out / "head"), store, plan.slide_id, of_class="tumour")
     style = HeatmapStyle(
         title=plan.slide_id, legend=found.what, caption=f"{found.said}; the head had not seen this case"
     )
     slide_overlay(store, found.bag, found.values, style=style).save(out / "heatmap.png")
-    return out / "heatmap.png"
+    table = open_table(out / "store")
+    x, y = (int(v) + table.footprint(0) // 2 for v in found.bag.origin_l0[int(found.values.argmax())])
+    question = ask_at(table, plan.slide_id, x, y)
+    hits = find(table, question, SearchOptions(top=9))
+    picture = query_picture(table, question.row, None)
+    contact_sheet(table, hits, title=f"Like {question.name}", query=picture).save(out / "hits.png")
+    return out / "heatmap.png", out / "hits.png"
 
 
 def separation(store: Store, key: str, plans: list[DemoSlide]) -> float | None:

@@ -14,7 +14,18 @@ from typing import Annotated, NoReturn
 import typer
 
 from beph_store.errors import BephStoreError, MissingExtra, UsageError
-from beph_store_cli.commands import demo, embed, encoder, heatmap, importing, ingest, maintain, query, train
+from beph_store_cli.commands import (
+    demo,
+    embed,
+    encoder,
+    heatmap,
+    importing,
+    ingest,
+    maintain,
+    query,
+    search,
+    train,
+)
 
 _STOPPED = "stopped; run the same command again to go on"
 
@@ -56,6 +67,7 @@ embed.register(app)
 importing.register(app)
 train.register(app)
 heatmap.register(app)
+search.register(app)
 app.add_typer(encoder.app, name="encoder")
 
 

@@ -27,7 +27,7 @@ def demo(
     ok = report.verified and not report.ingest.failed
     if json:
         data = report.ingest.to_json()
-        paths = {name: str(getattr(report, name)) for name in ("out", "store", "picture", "heatmap")}
+        paths = {name: str(getattr(report, name)) for name in ("out", "store", "picture", "heatmap", "hits")}
         trained = report.training.to_json()
         head = {name: trained[name] for name in ("out", "report", "cases", "metrics")}
         print_json({"ok": ok, **paths, "separation": report.separation, "head": head, **data})
@@ -39,6 +39,7 @@ def demo(
             f"picture   {report.picture}  ← look here: tiles of like colour have like embeddings"
         )
         out_console.print(f"heatmap   {report.heatmap}  ← and here: where the head sees tumour")
+        out_console.print(f"hits      {report.hits}  ← tiles of other cases like the one it is surest of")
         out_console.print(f"report    {report.training.out / 'report.html'}")
         auroc = report.training.evaluation.metrics["auroc"].value
         cases = len(report.training.training.study.case_ids)

@@ -1,0 +1,1 @@
+"""Similar tiles and slides over a whole store: what is asked, where is looked, what is shown."""

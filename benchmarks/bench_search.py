@@ -197,7 +197,8 @@ def in_process(root: Path, rows: int, cores: int, *job: str) -> Any:
     command = [sys.executable, __file__, "--job", json.dumps([str(root), rows, *job])]
     done = subprocess.run(
         command,
-        env=os.environ | threads | {"RUST_LOG": "error"},
+        # Passive: threads that spin while they wait are a disaster where cores are shared.
+        env=os.environ | threads | {"RUST_LOG": "error", "OMP_WAIT_POLICY": "PASSIVE"},
         stdout=subprocess.PIPE,
         check=True,
         text=True,

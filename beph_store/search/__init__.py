@@ -2,6 +2,35 @@
 
 from beph_store.search.ann import Candidates, IndexInfo, IndexPlan, TileIndex
 from beph_store.search.exact import TopK, top_k
+from beph_store.search.retrieval import RetrievalScores, evaluate, neighbours
 from beph_store.search.searcher import FlatTable, Searcher
+from beph_store.search.slides import (
+    Mosaic,
+    RankedSlides,
+    diverse,
+    mean_vectors,
+    mosaic,
+    rank_by_mean,
+    rank_by_mosaic,
+)
 
-__all__ = ["Candidates", "FlatTable", "IndexInfo", "IndexPlan", "Searcher", "TileIndex", "TopK", "top_k"]
+__all__ = [
+    "Candidates",
+    "FlatTable",
+    "IndexInfo",
+    "IndexPlan",
+    "Mosaic",
+    "RankedSlides",
+    "RetrievalScores",
+    "Searcher",
+    "TileIndex",
+    "TopK",
+    "diverse",
+    "evaluate",
+    "mean_vectors",
+    "mosaic",
+    "neighbours",
+    "rank_by_mean",
+    "rank_by_mosaic",
+    "top_k",
+]

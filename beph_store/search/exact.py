@@ -185,7 +185,7 @@ def _blocks(
         low, high = int(chosen[0]), int(chosen[-1]) + 1
         if high - low == len(chosen):
             yield chosen, vectors[low:high], None
-        elif high - low <= 2 * len(chosen):  # comparing a few more is cheaper than copying
+        elif high - low <= 4 * len(chosen):  # copying a row takes as long as comparing four
             yield chosen, vectors[low:high], chosen - low
         else:
             yield chosen, vectors[chosen], None

@@ -151,6 +151,21 @@ def test_the_bound_holds(kernel):
     assert (fast.error < 1e-3).all()
 
 
+def test_the_kernel_is_numpys_where_numkong_is_missing_or_slow(monkeypatch):
+    class Slow:
+        def get_capabilities(self):
+            return {"serial": True, "haswell": False}
+
+    for absent in (None, Slow()):
+        monkeypatch.setattr(dots, "numkong", absent)
+        assert isinstance(dots.kernel(np.ones((1, 8), np.float32)), dots.NumPyKernel)
+    Slow.get_capabilities = lambda self: {"serial": True, "haswell": True}
+    chosen = []
+    monkeypatch.setattr(dots, "NumKongKernel", chosen.append)
+    dots.kernel(np.ones((1, 8), np.float32))
+    assert len(chosen) == 1
+
+
 def test_widening_is_numpys_cast_for_every_finite_value():
     every = np.arange(2**16, dtype=np.uint16).view(np.float16)
     finite = every[np.isfinite(every)][None]

@@ -101,7 +101,7 @@ class SearchTable:
         return mask
 
     def _frame(self, tissue: bool) -> pl.DataFrame:
-        slides = self._slide_frame()
+        slides = self.slide_frame()
         frame = pl.DataFrame(
             {
                 "row": np.arange(len(self.flat), dtype=np.int64),
@@ -116,7 +116,8 @@ class SearchTable:
             frame = frame.join(stored, on=["slide_id", "tile"], how="left", maintain_order="left")
         return frame.drop("_slide")
 
-    def _slide_frame(self) -> pl.DataFrame:
+    def slide_frame(self) -> pl.DataFrame:
+        """One row a slide, in their order: the registry's and the labels' columns."""
         known = self.store.slides(self.record.recipe.key).filter(pl.col("status") == "done")
         frame = pl.DataFrame(
             {

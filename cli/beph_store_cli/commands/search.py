@@ -129,6 +129,79 @@ def index(
         )
 
 
+def slides_like(
+    store: StoreArgument,
+    slide: Annotated[str, typer.Option(help="Slide id, with or without suffix.")],
+    measure: Annotated[
+        str, typer.Option(help="maxsim or median-of-minima over typical tiles, or mean vectors.")
+    ] = "maxsim",
+    top: Annotated[int, typer.Option(help="How many slides.")] = 10,
+    exclude: Annotated[str | None, typer.Option(help="none, slide or case [case].")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Which recipe, if the store has several.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Find the slides most like a slide."""
+    from beph_store.engine.search.slides import similar_slides
+    from beph_store.engine.search.table import open_table
+
+    with bar("reading embeddings") as moved:
+        opened = open_table(store, recipe=recipe, progress=moved)
+    kind = choice(exclude, "--exclude", "none", "slide", "case")
+    hits = similar_slides(opened, slide, measure=measure, top=top, exclude=kind)
+    if json:
+        print_json({"query": slide, "measure": measure, "hits": [asdict(hit) for hit in hits]})
+    else:
+        rows = [(f"{hit.score:.4f}", hit.slide_id, hit.case_id, hit.tiles) for hit in hits]
+        console().print(
+            table(("#score", "slide", "case", "#tiles"), rows, title=f"like {slide}, by {measure}")
+        )
+
+
+def retrieval(
+    store: StoreArgument,
+    target: Annotated[str, typer.Option(help="Column of the label.")],
+    labels: Annotated[
+        Path | None, typer.Option(help="Table with slide_id or case_id, and the label.")
+    ] = None,
+    by: Annotated[str, typer.Option(help="Judge tiles or slides.")] = "tile",
+    k: Annotated[list[int] | None, typer.Option(help="Neighbours; may be repeated [1, 3, 5].")] = None,
+    colour: Annotated[
+        bool, typer.Option("--colour", help="Beside them what colour alone finds; reads the slides' files.")
+    ] = False,
+    recipe: Annotated[str | None, typer.Option(help="Which recipe, if the store has several.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """How often are neighbours of another case of the same label? mMV@k, P@k, mAP@k; docs/metrics.md has the rules."""
+    from beph_store.engine.search.slides import judge_slides, judge_tiles
+    from beph_store.engine.search.table import open_table
+
+    kind = choice(by, "--by", "tile", "slide")
+    opened = open_table(store, recipe=recipe, labels=labels)
+    ks = tuple(k or (1, 3, 5))
+    tiles = kind == "tile"
+    found = (
+        judge_tiles(opened, target, ks=ks, colour=colour) if tiles else judge_slides(opened, target, ks=ks)
+    )
+    if json:
+        judged = [{"vectors": one.vectors, "scores": [asdict(s) for s in one.scores]} for one in found]
+        print_json({"by": kind, "target": target, "retrieval": judged})
+        return
+    rows = [
+        (
+            one.vectors,
+            s.k,
+            s.items,
+            f"{s.majority_vote:.3f}",
+            f"{s.precision:.3f}",
+            f"{s.average_precision:.3f}",
+        )
+        for one in found
+        for s in one.scores
+    ]
+    columns = ("by", "#k", f"#{kind}s", "#majority vote", "#P@k", "#mAP@k")
+    console().print(table(columns, rows, title=f"{target}, no neighbour of the own case"))
+
+
 def _question(
     opened: SearchTable,
     images: list[Path],
@@ -168,3 +241,5 @@ def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command()(index)
     app.command()(search)
+    app.command("slides-like")(slides_like)
+    app.command()(retrieval)

@@ -36,8 +36,9 @@ CLIP = 5.0
 class DistillConfig:
     """How long and how to train. The learning rate follows the clock, so a slow machine still finishes.
 
-    ``minutes`` wall time; ``steps`` instead of it, for a run that is the same on any machine; ``batch`` crops a step; ``lr`` peak learning rate; ``warmup`` share of
-    the time (0–1); ``ema`` the decay of the averaged weights that are kept.
+    ``minutes`` wall time; ``steps`` instead of it, for a run that is the same on any machine; ``batch`` crops a step;
+    ``lr`` peak learning rate; ``warmup`` share of the time (0–1); ``ema`` the decay of the averaged weights that are
+    kept.
     """
 
     minutes: float

@@ -50,6 +50,14 @@ def test_train_says_what_the_contract_asks_for(trained) -> None:
     assert pl.read_parquet(out / "predictions.parquet").height == said["cases"] == 48
 
 
+def test_splits_are_written_and_read_again(planted, tmp_path) -> None:
+    common = ("train", planted.store, "--task", "classify", "--cohort", planted.labels, "--target", "label")
+    first = call_json(*common, "--out", tmp_path / "a", "--folds", 3, "--save-splits", tmp_path / "splits")
+    assert len(list((tmp_path / "splits").glob("splits_*.csv"))) == 3
+    again = call_json(*common, "--out", tmp_path / "b", "--splits", tmp_path / "splits")
+    assert again["metrics"]["auroc"] == first["metrics"]["auroc"]
+
+
 def test_train_for_people_shows_the_interval_and_where_to_look(planted, tmp_path) -> None:
     out, _ = call(
         "train", planted.store, "--task", "survive", "--cohort", planted.labels, "--out", tmp_path / "out"

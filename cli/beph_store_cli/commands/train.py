@@ -32,6 +32,9 @@ def train(
     repeats: Annotated[int, typer.Option(help="Repeats with other folds, or draws of monte-carlo.")] = 1,
     scheme: Annotated[str, typer.Option(help="kfold, monte-carlo or preserved-site.")] = "kfold",
     splits: Annotated[Path | None, typer.Option(help="CLAM-style split CSVs instead.")] = None,
+    save_splits: Annotated[
+        Path | None, typer.Option(help="Also write the splits as CLAM-style CSVs into this folder.")
+    ] = None,
     allow_leaks: Annotated[
         bool, typer.Option(help="Use splits that leak, to reproduce published figures.")
     ] = False,
@@ -61,7 +64,7 @@ def train(
     json: JsonOption = False,
 ) -> None:
     """Train a head by cross-validation on stored embeddings; every figure is from cases it had not seen."""
-    from beph_store.cohort import ColumnChoice
+    from beph_store.cohort import ColumnChoice, write_splits
     from beph_store.engine.study.data import load_study
     from beph_store.engine.study.run import train_to
     from beph_store.engine.study.train import SplitOptions, TrainOptions
@@ -106,6 +109,8 @@ def train(
         study = load_study(store, cohort, kind, recipe=recipe, columns=columns, progress=reading)
     with bar(f"training {head}") as moved:
         report = train_to(out, study, options, progress=lambda at: moved(*_share(at, options)))
+    if save_splits is not None:
+        write_splits(report.training.splits, study.cohort, save_splits)
     if json:
         print_json(report.to_json())
     else:

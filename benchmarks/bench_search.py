@@ -5,8 +5,9 @@
 Vectors are drawn: 64 kinds of tissue on a curved 32-dimensional surface in 768 dimensions, a shift for every slide of
 5,000 tiles, a little noise; float16. Queries come from slides that are not in the table. Each method is built in one
 process and asked in another, which is bound to one core and then to two before anything is loaded, so that no
-library's own threads escape it. Recall is against the float64 ranking of the stored values. 10^7 rows need 15 GB of
-disk for the vectors and as much for the Lance table: pass --sizes 10000000 where there is room.
+library's own threads escape it. Recall is against the float64 ranking of the stored values; settings are not tuned to
+the same recall, so latencies compare only where it is alike. 10^7 rows need 15 GB of disk for the vectors and as much
+for the Lance table: pass --sizes 10000000 where there is room.
 """
 
 from __future__ import annotations

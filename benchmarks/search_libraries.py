@@ -189,7 +189,10 @@ def ask_usearch(place: Place, cores: int) -> dict[str, Ask]:
 
 
 # 96 bytes a vector, as PQ96 has: but its training takes a second where that of 8-bit codes took four minutes here.
-IVFPQ = {"nprobe 8, refine 10": "nprobe=8,k_factor_rf=10", "nprobe 32, refine 20": "nprobe=32,k_factor_rf=20"}
+IVFPQ = {
+    f"nprobe {probes}, refine {refine}": f"nprobe={probes},k_factor_rf={refine}"
+    for probes, refine in ((8, 10), (32, 20), (64, 50), (128, 200))
+}
 #: name -> (package, builder, asker, queries at most, limited to --hnsw-rows)
 METHODS: dict[str, tuple[str, Any, Any, int, bool]] = {
     "exact (numkong)": ("numkong", None, ask_exact, 200, False),

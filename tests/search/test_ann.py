@@ -58,6 +58,7 @@ def test_build_describe_drop(small, kind):
     assert len(told) > 1
     assert ann.drop(path)
     assert ann.describe(path) is None
+    assert lance.dataset(str(path)).describe_indices() == []
     with pytest.raises(SearchError, match="build one first"):
         ann.update(path)
 
@@ -106,6 +107,23 @@ def test_new_rows_are_found_before_and_after_an_update(indexed):
         assert found.score[0] > 0.9999
         assert ann.update(path).rows_unindexed == 0
     assert index.info().rows_indexed == 6_300
+
+
+def test_new_slides_can_be_left_out_before_and_after_an_update(indexed):
+    path, flat = indexed
+    index = TileIndex(path)
+    append(path, "new.svs", flat.vectors[:300])
+    query = flat.vectors[0].astype(np.float32)
+    for _ in range(2):
+        both = index.candidates(query, 2)
+        assert set(both.slide_id) == {"new.svs", flat.slide_ids[0]}
+        assert index.candidates(query, 1, where=ann.not_in("slide_id", ["new.svs"])).slide_id == (
+            flat.slide_ids[0],
+        )
+        assert index.candidates(query, 1, where=ann.not_in("slide_id", flat.slide_ids)).slide_id == (
+            "new.svs",
+        )
+        ann.update(path)
 
 
 def test_searching_while_slides_are_appended(indexed, monkeypatch):

@@ -2,6 +2,7 @@
 
     encoder.onnx         fp32 graph: uint8 tiles (B, H, W, 3) RGB in, float32 embeddings (B, D) out
     encoder.fp16.onnx    its fp16 twin with the same ends; may be absent
+    encoder.int8.onnx    some products in int8, by `encoder quantise`; may be absent
     probe.npz            ``embeddings`` (64, D) float32 of the probe tiles by the fp32 torch reference
     encoder.json         format version, EncoderSpec, files with their SHA-256, probe, parity
 
@@ -31,7 +32,14 @@ FORMAT = 1
 MANIFEST = "encoder.json"
 PROBE = "probe.npz"
 #: File of the graph of each precision.
-GRAPHS: Mapping[str, str] = {"fp32": "encoder.onnx", "fp16": "encoder.fp16.onnx"}
+GRAPHS: Mapping[str, str] = {
+    "fp32": "encoder.onnx",
+    "fp16": "encoder.fp16.onnx",
+    "int8": "encoder.int8.onnx",
+}
+#: Precisions without a graph of their own: the runtime computes the fp32 graph in them.
+COMPUTED: Mapping[str, str] = {"bf16": "fp32"}
+PRECISIONS: tuple[str, ...] = (*GRAPHS, *COMPUTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +57,25 @@ class Bundle:
     probe: Mapping[str, int]
 
     def onnx_path(self, precision: str | None = None) -> Path:
-        """The graph of that precision (fp32 for None); UsageError names those there are."""
+        """The graph to compute that precision from (fp32 for None); UsageError names those there are."""
         precision = precision or "fp32"
-        if precision not in self.graphs:
-            has = ", ".join(self.graphs)
-            raise UsageError(
-                f"{self.spec.name} has no {precision} graph, only {has}: export the encoder again"
+        if precision not in PRECISIONS:
+            raise UsageError(f"no precision {precision!r}: choose from {', '.join(PRECISIONS)}")
+        source = COMPUTED.get(precision, precision)
+        if source not in self.graphs:
+            cure = (
+                "`beph-store encoder quantise` makes it" if source == "int8" else "export the encoder again"
             )
-        return self.graphs[precision]
+            has = ", ".join(self.graphs)
+            raise UsageError(f"{self.spec.name} has no {source} graph, only {has}: {cure}")
+        return self.graphs[source]
+
+    def has(self, precision: str) -> bool:
+        """Whether there is a graph to compute that precision from."""
+        return COMPUTED.get(precision, precision) in self.graphs
 
     def spec_for(self, precision: str | None = None) -> EncoderSpec:
-        """The spec of the graph of that precision: fp32 and fp16 are two feature spaces."""
+        """The spec in that precision: each precision is a feature space of its own."""
         self.onnx_path(precision)
         return dataclasses.replace(self.spec, precision=precision or "fp32")
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
-from beph_store.encoders import ParityReport, compare, kind_of, load_bundle, probe_tiles
+from beph_store.encoders import ParityReport, load_bundle
+from beph_store.engine.choosing import gate
 from beph_store.runtimes import select_runtime
 
 
@@ -18,9 +17,5 @@ def check(
     The report says whether it passed. Raises EncoderError and RuntimeUnavailable.
     """
     bundle = load_bundle(encoder)
-    spec = bundle.spec_for(precision)
-    run = select_runtime(runtime, bundle.onnx_path(precision), spec)
-    reference = bundle.reference()
-    tiles = probe_tiles(spec.tile_px)
-    parts = [run.encode(tiles[i : i + run.batch]) for i in range(0, len(tiles), run.batch)]
-    return compare(reference, np.concatenate(parts), kind_of(spec.precision)), run.name
+    opened = select_runtime(runtime, bundle.onnx_path(precision), bundle.spec_for(precision))
+    return gate(opened, bundle), opened.name

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from beph_store.encoders import load_bundle
+from beph_store.engine.choosing import choose
 from beph_store.errors import UsageError
-from beph_store.runtimes import select_runtime
 from beph_store_kernels import resize_area
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
@@ -37,6 +37,7 @@ def embed(
     *,
     encoder: str = "beph-mini",
     runtime: str = "auto",
+    precision: str | None = None,
     resize: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
@@ -47,7 +48,7 @@ def embed(
     Raises UsageError for an image that cannot be read or has another size.
     """
     bundle = load_bundle(encoder)
-    run = select_runtime(runtime, bundle.onnx_path(), bundle.spec)
+    run = choose(bundle, runtime=runtime, precision=precision).runtime
     vectors = np.empty((len(images), bundle.spec.dim), np.float32)
     for start in range(0, len(images), run.batch):
         part = images[start : start + run.batch]

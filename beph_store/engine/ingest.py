@@ -7,13 +7,14 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from beph_store.encoders import Bundle, load_bundle
 from beph_store.engine import pipeline
+from beph_store.engine.choosing import Choice, choose
 from beph_store.engine.intake import Intake
 from beph_store.engine.plan import SlideTask, plan
 from beph_store.engine.provenance import WRITTEN_BY, machine, now, versions
@@ -22,7 +23,7 @@ from beph_store.engine.report import IngestReport, Progress, ReadStats, Silent, 
 from beph_store.engine.storing import SlideSink
 from beph_store.errors import UsageError
 from beph_store.records import Recipe, SlideOutcome, TileSpec
-from beph_store.runtimes import Runtime, RuntimeOptions, select_runtime
+from beph_store.runtimes import RuntimeOptions
 from beph_store.store import RecipeWriter, Store
 from beph_store.store.durable import write_json
 
@@ -87,10 +88,19 @@ def ingest(
     options = options or IngestOptions()
     tasks = plan(paths, manifest=manifest, slide_mpp=slide_mpp)
     bundle = load_bundle(options.encoder)
+    choice = None
+    if options.precision == "auto":
+        choice = _choose(bundle, options)
+        options = replace(options, precision=choice.runtime.spec.precision)
     recipe = make_recipe(bundle, options)
     opened = Store.create(store, written_by=WRITTEN_BY)
-    run = _Run(opened, bundle, recipe, options, progress or Silent())
+    run = _Run(opened, bundle, recipe, options, progress or Silent(), choice=choice)
     return run(tasks)
+
+
+def _choose(bundle: Bundle, options: IngestOptions) -> Choice:
+    wanted = RuntimeOptions(batch=options.batch)
+    return choose(bundle, runtime=options.runtime, precision=options.precision, options=wanted)
 
 
 @dataclass(slots=True)
@@ -106,13 +116,16 @@ class _Run:
     tiles: int = 0
     steady: float = 0.0
     busy: dict[str, float] = field(default_factory=lambda: {"encode": 0.0, "write": 0.0})
-    runtime: Runtime | None = None
+    choice: Choice | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, tasks: list[SlideTask]) -> IngestReport:
         start = time.perf_counter()
+        parity = self.bundle.parity
+        if not self.store.layout.recipe(self.recipe.key).exists():
+            parity = self._chosen().parity  # the figures belong to the recipe, which is recorded now
         writer = self.store.writer(
-            self.recipe, run=self.run_id, encoder_source=self.options.encoder, parity=self.bundle.parity
+            self.recipe, run=self.run_id, encoder_source=self.options.encoder, parity=parity
         )
         self._record(tasks, "running")
         try:
@@ -134,7 +147,7 @@ class _Run:
     def _pass(self, tasks: list[SlideTask], writer: RecipeWriter, intake: Intake) -> None:
         workers = self.options.workers or default_workers()
         pool = ReaderPool(tasks, self.recipe.tile, workers=workers, admit=intake.admit)
-        runtime = self._runtime()  # loads while the readers start
+        stream = self._chosen().runtime.stream()  # loads, if it has to, while the readers start
         sink = SlideSink(
             writer,
             pool,
@@ -143,19 +156,17 @@ class _Run:
             finish=self._finish,
             progress=self.progress,
         )
-        clocks = pipeline.run(pool, runtime.encode, sink, batch=runtime.batch, dim=self.recipe.encoder.dim)
+        clocks = pipeline.run(pool, stream, sink, dim=self.recipe.encoder.dim)
         self.stats.add(sink.stats)
         self.tiles += sink.encoded
-        self.busy["encode"] += clocks.encode.busy
+        self.busy["encode"] += clocks.encode
         self.busy["write"] += clocks.write.busy
         self.steady += (clocks.last or 0.0) - (clocks.first or 0.0)
 
-    def _runtime(self) -> Runtime:
-        if self.runtime is None:
-            graph = self.bundle.onnx_path(self.options.precision)
-            wanted = RuntimeOptions(batch=self.options.batch)
-            self.runtime = select_runtime(self.options.runtime, graph, self.recipe.encoder, wanted)
-        return self.runtime
+    def _chosen(self) -> Choice:
+        if self.choice is None:
+            self.choice = _choose(self.bundle, self.options)
+        return self.choice
 
     def _finish(self, outcome: SlideOutcome) -> None:
         with self._lock:
@@ -173,7 +184,10 @@ class _Run:
             steady_seconds=self.steady,
             busy={stage: min(1.0, spent / seconds) if seconds else 0.0 for stage, spent in busy.items()},
             workers=workers,
-            runtime=self.runtime.name if self.runtime else "none",
+            runtime=self.choice.runtime.name if self.choice else "none",
+            precision=self.recipe.encoder.precision,
+            device=self.choice.runtime.device if self.choice else "none",
+            passed_over=self.choice.passed_over if self.choice else (),
             decode_amplification=self.stats.amplification,
             run=self.run_id,
         )

@@ -1,6 +1,7 @@
 """Three stages that overlap: readers fill rings, this thread encodes, a writer thread stores.
 
-Batches are cut from whatever tiles come next, so they cross slides and stay full. Every queue is
+Batches are cut from whatever tiles come next, so they cross slides and stay full. On a GPU some are
+under way while the next is filled and the last is stored, see `runtimes.stream`. Every queue is
 bounded: rings by their slots, the writer's queue by its length, so memory does not grow with a slide.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -19,16 +21,10 @@ from numpy.typing import NDArray
 from beph_store.engine.messages import Closed, Failed, Opened
 from beph_store.engine.readers import ReaderPool, Tiles
 from beph_store.engine.report import StageClock
+from beph_store.runtimes import Stream
 
 #: Longest time that tiles of an incomplete batch wait for company.
 LINGER_SECONDS = 0.25
-
-
-class Encode(Protocol):
-    """(B, H, W, 3) uint8 RGB -> (B, D) float32."""
-
-    def __call__(self, pixels: NDArray[np.uint8], /) -> NDArray[np.float32]:
-        """Encode a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +49,17 @@ class Sink(Protocol):
 
 @dataclass(slots=True)
 class Clocks:
-    """Working time of the two stages in this process, and when encoding began and ended."""
+    """Seconds that the device computed, working time of the writer, and when encoding began and ended."""
 
-    encode: StageClock = field(default_factory=StageClock)
+    encode: float = 0.0
     write: StageClock = field(default_factory=StageClock)
     first: float | None = None
     last: float | None = None
 
 
-def run(pool: ReaderPool, encode: Encode, sink: Sink, *, batch: int, dim: int) -> Clocks:
+def run(pool: ReaderPool, stream: Stream, sink: Sink, *, dim: int) -> Clocks:
     """Run until every slide of the pool is over. The first error of any stage stops all and is raised."""
-    flow = _Flow(pool, sink, dim)
+    flow = _Flow(pool, stream, sink, dim)
     threads = [
         threading.Thread(target=flow.guard, args=(stage,), name=stage.__name__)
         for stage in (flow.pump, flow.store)
@@ -71,13 +67,7 @@ def run(pool: ReaderPool, encode: Encode, sink: Sink, *, batch: int, dim: int) -
     for thread in threads:
         thread.start()
     try:
-        for pixels, parts in flow.batches(batch):
-            start = time.perf_counter()
-            with flow.clocks.encode.work():
-                vectors = encode(pixels)
-            flow.clocks.first = flow.clocks.first or start
-            flow.clocks.last = time.perf_counter()
-            flow.deliver(vectors, parts)
+        flow.encode()
     except BaseException:
         flow.abort()
         raise
@@ -97,12 +87,14 @@ class _Part:
 
 
 class _Flow:
-    def __init__(self, pool: ReaderPool, sink: Sink, dim: int) -> None:
+    def __init__(self, pool: ReaderPool, stream: Stream, sink: Sink, dim: int) -> None:
         self._pool = pool
+        self._stream = stream
         self._sink = sink
         self._dim = dim
         self._to_encode: queue.SimpleQueue[Tiles | None] = queue.SimpleQueue()  # bounded by the rings
         self.to_store: queue.Queue[Stored | None] = queue.Queue(maxsize=64)
+        self._under_way: deque[list[_Part]] = deque()  # parts of each batch submitted and not collected
         self.clocks = Clocks()
         self.error: BaseException | None = None
 
@@ -139,32 +131,46 @@ class _Flow:
     def _put(self, item: Stored) -> None:
         self.to_store.put(item)
 
-    def batches(self, size: int) -> Iterator[tuple[NDArray[np.uint8], list[_Part]]]:
-        """(b, H, W, 3) pixels with where they come from, b <= size; the array is used again."""
-        buffer: NDArray[np.uint8] | None = None
+    def encode(self) -> None:
+        """Cut full batches from what arrives; keep as many under way as the stream wants."""
+        before = self._stream.busy
         parts: list[_Part] = []
         used = 0
         for tiles in self._arrivals():
             if tiles is None:  # nothing came for a while
-                if used and buffer is not None:
-                    yield buffer[:used], parts
-                    parts, used = [], 0
+                used, parts = self._submit(used, parts)
+                self._collect(0)
                 continue
-            if buffer is None:
-                buffer = np.empty((size, *tiles.pixels.shape[1:]), np.uint8)
             good = np.flatnonzero(tiles.ok)
             self._tell_unreadable(tiles)
             while len(good):
-                now, good = good[: size - used], good[size - used :]
+                buffer = self._stream.buffer()
+                now, good = good[: len(buffer) - used], good[len(buffer) - used :]
                 buffer[used : used + len(now)] = tiles.pixels[now]
                 parts.append(_Part(tiles.slide_id, tiles.tile_index[now]))
                 used += len(now)
-                if used == size:
-                    yield buffer, parts
-                    parts, used = [], 0
+                if used == len(buffer):
+                    used, parts = self._submit(used, parts)
             self._pool.give_back(tiles)
-        if used and buffer is not None:
-            yield buffer[:used], parts
+        self._submit(used, parts)
+        self._collect(0)
+        self.clocks.encode = self._stream.busy - before
+
+    def _submit(self, count: int, parts: list[_Part]) -> tuple[int, list[_Part]]:
+        """Returns where the next batch begins: nothing used, no parts."""
+        if count:
+            self.clocks.first = self.clocks.first or time.perf_counter()
+            self._stream.submit(count)
+            self._under_way.append(parts)
+            self._collect(self._stream.depth - 1)
+        return 0, []
+
+    def _collect(self, leave: int) -> None:
+        """Hand on finished batches until no more than ``leave`` are under way."""
+        while len(self._under_way) > leave:
+            vectors = self._stream.collect()
+            self.clocks.last = time.perf_counter()
+            self._deliver(vectors, self._under_way.popleft())
 
     def _arrivals(self) -> Iterator[Tiles | None]:
         while True:
@@ -183,7 +189,7 @@ class _Flow:
             none = np.zeros((len(lost), self._dim), np.float32)
             self._put(Encoded(tiles.slide_id, lost, np.zeros(len(lost), bool), none))
 
-    def deliver(self, vectors: NDArray[np.float32], parts: list[_Part]) -> None:
+    def _deliver(self, vectors: NDArray[np.float32], parts: list[_Part]) -> None:
         start = 0
         for part in parts:
             end = start + len(part.tile_index)

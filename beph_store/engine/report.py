@@ -85,7 +85,8 @@ class IngestReport:
     """One run of ``ingest``.
 
     ``tiles`` encoded in this run; ``seconds`` of the whole run; ``steady_seconds`` from the first encoded
-    batch to the last, which leaves out the start; ``busy`` the share of the run in which each stage worked.
+    batch to the last, which leaves out the start; ``busy`` the share of the run in which each stage worked;
+    ``passed_over`` runtimes that ``auto`` would have preferred, each with why not.
     """
 
     recipe: str
@@ -97,6 +98,9 @@ class IngestReport:
     workers: int
     runtime: str
     decode_amplification: float | None
+    precision: str = "fp32"
+    device: str = "none"
+    passed_over: tuple[tuple[str, str], ...] = ()
     run: str = ""
     notes: tuple[str, ...] = field(default=())
 
@@ -130,6 +134,9 @@ class IngestReport:
             "decode_amplification": self.decode_amplification,
             "workers": self.workers,
             "runtime": self.runtime,
+            "precision": self.precision,
+            "device": self.device,
+            "passed_over": dict(self.passed_over),
             "notes": list(self.notes),
         }
 

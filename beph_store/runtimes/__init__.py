@@ -3,15 +3,30 @@
 No runtime is imported before it is opened.
 """
 
+from beph_store.runtimes.cache import cache_folder
 from beph_store.runtimes.protocol import Runtime, RuntimeEntry, RuntimeOptions
-from beph_store.runtimes.table import RUNTIMES, RuntimeState, list_runtimes, select_runtime
+from beph_store.runtimes.stream import Direct, Several, Stream
+from beph_store.runtimes.table import (
+    RUNTIMES,
+    RuntimeState,
+    entries,
+    list_runtimes,
+    open_runtime,
+    select_runtime,
+)
 
 __all__ = [
+    "Direct",
     "RUNTIMES",
     "Runtime",
     "RuntimeEntry",
     "RuntimeOptions",
     "RuntimeState",
+    "Several",
+    "Stream",
+    "cache_folder",
+    "entries",
     "list_runtimes",
+    "open_runtime",
     "select_runtime",
 ]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from beph_store.errors import RuntimeUnavailable
 from beph_store.records import EncoderSpec
 from beph_store.runtimes.protocol import RuntimeEntry, RuntimeOptions, check_tiles
+from beph_store.runtimes.stream import Direct, Stream
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _BATCH = {CPU: 8, CUDA: 128}
@@ -48,6 +49,11 @@ class OnnxRuntime:
         if len(tiles) == 1:  # other kernels run for one tile alone, with other last digits
             return self._run(np.repeat(tiles, 2, axis=0))[:1]
         return self._run(tiles)
+
+    def stream(self) -> Stream:
+        """See ``Runtime.stream``."""
+        side = self.spec.tile_px
+        return Direct(self.encode, (self.batch, side, side, 3))
 
     def close(self) -> None:
         """See ``Runtime.close``."""

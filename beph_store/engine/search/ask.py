@@ -59,7 +59,8 @@ def ask_images(table: SearchTable, images: Sequence[Path], *, encoder: str | Non
             f"the store was made with {spec.name} ({spec.variant}), {source} is another encoder: pass --encoder with "
             "the bundle that ingest used"
         )
-    return Question(embed(images, encoder=source), ", ".join(path.name for path in images[:3]))
+    vectors = embed(images, encoder=source, precision=spec.precision)
+    return Question(vectors, ", ".join(path.name for path in images[:3]))
 
 
 def ask_at(table: SearchTable, slide_id: str, x: int, y: int) -> Question:

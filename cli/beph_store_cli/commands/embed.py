@@ -15,6 +15,9 @@ def embed(
     output: Annotated[Path, typer.Option("-o", "--output", help="NumPy file of (N, D) float32 vectors.")],
     encoder: Annotated[str, typer.Option(help="Name, or folder of an exported bundle.")] = "beph-mini",
     runtime: Annotated[str, typer.Option(help="Inference runtime; `doctor` lists them.")] = "auto",
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, fp16, bf16, int8, or auto: the fastest here [fp32].")
+    ] = None,
     resize: Annotated[bool, typer.Option("--resize", help="Squeeze images of another size.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -27,7 +30,9 @@ def embed(
 
     found = find_images(images)
     with bar("embedding images") as progress:
-        vectors = run(found, encoder=encoder, runtime=runtime, resize=resize, progress=progress)
+        vectors = run(
+            found, encoder=encoder, runtime=runtime, precision=precision, resize=resize, progress=progress
+        )
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.open("wb") as file:
         np.save(file, vectors)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
 from beph_store_cli.render import JsonOption, console, print_json, status, table
 
@@ -35,7 +36,10 @@ def ingest(
         float | None, typer.Option(help="Level-0 µm/px of these slides, whatever the files say.")
     ] = None,
     runtime: Annotated[str, typer.Option(help="Inference runtime; `doctor` lists them.")] = "auto",
-    precision: Annotated[str | None, typer.Option(help="fp32 or fp16 graph of the bundle [fp32].")] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="fp32, fp16, bf16, int8, or auto: the fastest here. A feature space each [fp32]."),
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Reader processes [as suits the cores].")] = None,
     limit_tiles: Annotated[
         int | None,
@@ -88,12 +92,15 @@ def show(report: IngestReport) -> None:
         busy = ", ".join(f"{stage} {share:.0%}" for stage, share in report.busy.items())
         out.print(
             f"\n{report.tiles:,} tiles in {report.seconds:.1f} s: {report.tiles_per_second:,.1f} tiles/s "
-            f"({report.runtime})\nbusy: {busy}; the bottleneck is {report.bottleneck}"
+            f"({report.runtime}, {report.precision}, {report.device})\n"
+            f"busy: {busy}; the bottleneck is {report.bottleneck}"
         )
         if report.decode_amplification is not None:
             out.print(
                 f"each compressed tile of the files was decoded {report.decode_amplification:.2f} times"
             )
+    for name, why in report.passed_over:
+        out.print(Text(f"not {name}: {why}", style="dim"))
     out.print(f"recipe {report.recipe}")
 
 

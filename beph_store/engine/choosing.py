@@ -1,0 +1,114 @@
+"""Which runtime computes: the first of the table that reproduces the encoder's reference on this machine.
+
+A fast engine that no longer sees what the encoder sees is worse than a slow one, and raw cosine does not tell. So a
+runtime other than the one the bundle was checked with passes the parity gate here, on the probe tiles, before the
+first tile of a slide; the verdict is kept for this graph, this version and this device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from beph_store.encoders import Bundle, ParityReport, compare, kind_of, probe_tiles, require
+from beph_store.encoders.bundle import file_sha256
+from beph_store.errors import ParityFailed, RuntimeUnavailable
+from beph_store.runtimes import Runtime, RuntimeEntry, RuntimeOptions, cache_folder, entries, open_runtime
+
+#: What ``--precision auto`` may choose from, besides what a bundle lacks. int8 is a choice to make by name.
+_AUTO = ("fp16", "bf16", "fp32")
+#: The runtime that the figures in a bundle are of.
+_EXPORTED_WITH = "onnxruntime"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """``runtime`` that was opened; ``parity`` its figures on the probe; ``passed_over`` the others, each with why."""
+
+    runtime: Runtime
+    parity: dict[str, Any]
+    passed_over: tuple[tuple[str, str], ...]
+
+
+def choose(
+    bundle: Bundle,
+    *,
+    runtime: str = "auto",
+    precision: str | None = None,
+    options: RuntimeOptions | None = None,
+) -> Choice:
+    """Open ``bundle`` in the named runtime, or in the first that works and passes the gate.
+
+    ``precision`` None is fp32; 'auto' takes the first of each runtime's own order, so that a machine with bf16 uses
+    it. Raises UsageError for unknown names, RuntimeUnavailable and ParityFailed where a named runtime cannot be used.
+    """
+    rows = entries(runtime)
+    passed_over: list[tuple[str, str]] = []
+    for entry in rows:
+        for wanted in _precisions(entry, bundle, precision):
+            try:
+                opened, parity = _open(entry, bundle, wanted, options)
+            except (RuntimeUnavailable, ParityFailed) as error:
+                if len(rows) == 1 and precision != "auto":
+                    raise
+                passed_over.append((f"{entry.name} {wanted}", str(error)))
+            else:
+                return Choice(opened, parity, tuple(passed_over))
+    reasons = "; ".join(f"{name}: {why}" for name, why in passed_over)
+    raise RuntimeUnavailable(f"no runtime can be used here; {reasons}")
+
+
+def gate(runtime: Runtime, bundle: Bundle) -> ParityReport:
+    """Encode the probe tiles and compare with the fp32 torch reference of the bundle."""
+    tiles = probe_tiles(runtime.spec.tile_px)
+    parts = [runtime.encode(tiles[i : i + runtime.batch]) for i in range(0, len(tiles), runtime.batch)]
+    return compare(bundle.reference(), np.concatenate(parts), kind_of(runtime.spec.precision))
+
+
+def _precisions(entry: RuntimeEntry, bundle: Bundle, precision: str | None) -> tuple[str, ...]:
+    if precision != "auto":
+        bundle.onnx_path(precision)  # says what is wrong with it
+        return (precision or "fp32",)
+    return tuple(p for p in entry.precisions if p in _AUTO and bundle.has(p)) or ("fp32",)
+
+
+def _open(
+    entry: RuntimeEntry, bundle: Bundle, precision: str, options: RuntimeOptions | None
+) -> tuple[Runtime, dict[str, Any]]:
+    graph = bundle.onnx_path(precision)
+    opened = open_runtime(entry, graph, bundle.spec_for(precision), options)
+    if entry.name == _EXPORTED_WITH and precision in bundle.parity:
+        return opened, bundle.parity
+    kept = _verdict_file(entry, graph, opened)
+    figures = _read(kept)
+    if figures is None:
+        report = gate(opened, bundle)
+        figures = report.to_json()
+        kept.write_text(json.dumps(figures), encoding="utf-8")
+    if not figures["passed"]:
+        opened.close()
+        what = f"{bundle.spec.name} in {entry.name}, {precision},"
+        require(ParityReport(**{k: v for k, v in figures.items() if k != "passed"}), what)
+    return opened, {**bundle.parity, f"{entry.name} {precision}": figures}
+
+
+def _verdict_file(entry: RuntimeEntry, graph: Path, opened: Runtime) -> Path:
+    named = [file_sha256(graph), entry.name, entry.version(), opened.spec.precision, opened.device]
+    named += [platform.machine(), platform.processor()]
+    return cache_folder("parity") / f"{hashlib.sha256(json.dumps(named).encode()).hexdigest()[:32]}.json"
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    """A verdict kept by an earlier run, None where there is none that can be read."""
+    try:
+        figures = json.loads(file.read_bytes())
+        ParityReport(**{k: v for k, v in figures.items() if k != "passed"})
+        return dict(figures) if isinstance(figures["passed"], bool) else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None

@@ -47,7 +47,8 @@ class Bundle:
     """An encoder ready to run, its files verified.
 
     ``path`` the folder; ``spec`` of the fp32 graph; ``graphs`` file by precision; ``parity`` the gate's
-    figures by precision, as measured at export; ``probe`` version and count of the probe tiles.
+    figures by precision, as measured at export; ``probe`` version and count of the probe tiles; ``flop_per_tile`` of
+    its matrix products and convolutions, None where the export did not count them.
     """
 
     path: Path
@@ -55,6 +56,7 @@ class Bundle:
     graphs: Mapping[str, Path]
     parity: dict[str, Any]
     probe: Mapping[str, int]
+    flop_per_tile: float | None = None
 
     def onnx_path(self, precision: str | None = None) -> Path:
         """The graph to compute that precision from (fp32 for None); UsageError names those there are."""
@@ -111,6 +113,7 @@ def load_bundle(name: str | Path) -> Bundle:
         files = {str(file): str(entry["sha256"]) for file, entry in data["files"].items()}
         drawn = {"version": int(data["probe"]["version"]), "tiles": int(data["probe"]["tiles"])}
         parity = dict(data["parity"])
+        flop = None if data.get("flop_per_tile") is None else float(data["flop_per_tile"])
     except (KeyError, TypeError, AttributeError, ValueError, UsageError) as error:
         raise BundleInvalid(f"{MANIFEST} of {path} is incomplete: {error!r}", path=path) from error
     graphs = {p: path / file for p, file in GRAPHS.items() if file in files}
@@ -120,7 +123,7 @@ def load_bundle(name: str | Path) -> Bundle:
         _verify(path, file, sha256)
     for graph in graphs.values():
         _no_strays(graph, files)
-    return Bundle(path, spec, graphs, parity, drawn)
+    return Bundle(path, spec, graphs, parity, drawn, flop)
 
 
 def file_sha256(path: Path) -> str:

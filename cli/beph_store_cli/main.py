@@ -15,6 +15,7 @@ import typer
 
 from beph_store.errors import BephStoreError, MissingExtra, UsageError
 from beph_store_cli.commands import (
+    bench,
     demo,
     embed,
     encoder,
@@ -28,6 +29,8 @@ from beph_store_cli.commands import (
 )
 
 _STOPPED = "stopped; run the same command again to go on"
+#: What Typer raises for a command line it cannot parse; old versions take it from click, newer ones carry it.
+_UnusableLine: type[Exception] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     name="beph-store",
@@ -68,6 +71,7 @@ importing.register(app)
 train.register(app)
 heatmap.register(app)
 search.register(app)
+bench.register(app)
 app.add_typer(encoder.app, name="encoder")
 
 
@@ -77,7 +81,12 @@ def main() -> None:
     debug = len(arguments) < len(sys.argv) - 1
     signal.signal(signal.SIGTERM, _stop)
     try:
-        app(arguments)
+        # Typer frames usage errors for people and ends the process; with --json they are ours to print.
+        code = app(arguments, standalone_mode="--json" not in arguments)
+        sys.exit(code or 0)
+    except _UnusableLine as error:
+        message = error.format_message()  # type: ignore[attr-defined]
+        _fail(" ".join(str(message).split()), 2, arguments)
     except KeyboardInterrupt:
         _fail(_STOPPED, 130, arguments)
     except SystemExit as end:

@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from beph_store.encoders import bundle as layout
 from beph_store.encoders import parity
@@ -132,10 +133,21 @@ def _write(folder: Path, loaded: Loaded, options: ExportOptions) -> None:
         "output": {"name": OUTPUT, "dtype": "float32"},
         "probe": {"version": VERSION, "tiles": TILES},
         "parity": figures,
+        "flop_per_tile": _flop(loaded),
         "written_by": {k: version(k) for k in ("beph-store", "torch", "timm", "onnx", "onnxruntime")},
     }
     text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
     (folder / layout.MANIFEST).write_text(text, encoding="utf-8")
+
+
+def _flop(loaded: Loaded) -> int:
+    """Floating-point operations of the matrix products and convolutions of one tile, as torch counts them."""
+    side = loaded.spec.tile_px
+    counter = FlopCounterMode(display=False)
+    # The unfused attention is made of products that the counter knows.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        loaded.model(torch.zeros(1, 3, side, side))
+    return int(counter.get_total_flops())
 
 
 @torch.inference_mode()

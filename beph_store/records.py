@@ -25,6 +25,9 @@ MppSource = Literal["manifest", "declared", "vendor", "tiff", "ome", "dicom"]
 READ_OK = "ok"
 READ_FAILED = "unreadable"
 
+#: Coarsest scale of tiles, µm/px: far beyond any encoder's, and a tile's footprint stays within int32.
+TILE_MPP_MAX = 1000.0
+
 
 @dataclass(frozen=True, slots=True)
 class SlideInfo:
@@ -71,8 +74,8 @@ class TileSpec:
     def __post_init__(self) -> None:
         if self.tile_px < 1 or self.stride_px < 1:
             raise UsageError("tile size and stride must be at least 1 px")
-        if not self.mpp > 0:
-            raise UsageError("the tile mpp must be above 0 µm/px")
+        if not 0 < self.mpp <= TILE_MPP_MAX:
+            raise UsageError(f"tiles at {self.mpp:g} µm/px: must be above 0, and at most {TILE_MPP_MAX:g}")
         if self.limit is not None and self.limit < 1:
             raise UsageError("a limit of tiles must be at least 1")
         if not 0 <= self.tissue_min <= 1:

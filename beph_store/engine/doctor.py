@@ -113,10 +113,9 @@ def _default_encoder() -> Finding:
         bundle = load_bundle("beph-mini")
     except BephStoreError as error:
         return Finding("encoder", "beph-mini", False, str(error), True)
-    usable = any(r.reason is None for r in list_runtimes())
-    if not usable:
-        cure = "no runtime: pip install 'beph-store[cpu]' (or [gpu], never both)"
-        return Finding("encoder", "beph-mini", False, cure, True)
+    reasons = {r.name: r.reason for r in list_runtimes()}
+    if None not in reasons.values():
+        return Finding("encoder", "beph-mini", False, f"no runtime: {reasons['onnxruntime']}", True)
     return Finding(
         "encoder",
         "beph-mini",

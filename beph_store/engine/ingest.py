@@ -49,16 +49,17 @@ class IngestOptions:
 def make_recipe(bundle: Bundle, options: IngestOptions) -> Recipe:
     """The feature space that the options name. Raises UsageError for a tile the encoder does not take."""
     spec = bundle.spec_for(options.precision)
-    tile_px = options.tile_px or spec.tile_px
+    mpp = spec.mpp if options.mpp is None else options.mpp  # 0 is a mistake to refuse, not the default
+    tile_px = spec.tile_px if options.tile_px is None else options.tile_px
     if tile_px != spec.tile_px:
         raise UsageError(
             f"{spec.name} takes tiles of {spec.tile_px} px, not {tile_px}: to see more tissue a tile, pass a larger "
-            f"--mpp (now {options.mpp or spec.mpp:g} µm/px)"
+            f"--mpp (now {mpp:g} µm/px)"
         )
     tile = TileSpec(
         tile_px=tile_px,
-        mpp=options.mpp or spec.mpp,
-        stride_px=options.stride_px or tile_px,
+        mpp=mpp,
+        stride_px=tile_px if options.stride_px is None else options.stride_px,
         tissue_min=options.tissue_min,
         tissue_method=options.tissue_method,
         limit=options.limit_tiles,
@@ -86,6 +87,8 @@ def ingest(
     Raises UsageError, EncoderError, RuntimeUnavailable and StoreError, which concern the whole run.
     """
     options = options or IngestOptions()
+    if options.workers is not None and options.workers < 1:
+        raise UsageError(f"{options.workers} reader processes: at least 1 is needed")
     tasks = plan(paths, manifest=manifest, slide_mpp=slide_mpp)
     bundle = load_bundle(options.encoder)
     choice = None

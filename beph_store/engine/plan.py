@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from beph_store.errors import BephStoreError, UsageError
-from beph_store.geometry import check_mpp
+from beph_store.errors import UsageError
+from beph_store.geometry import MPP_RANGE
 from beph_store.records import MppSource
 from beph_store.slides import find_slides
 
@@ -39,12 +39,12 @@ def plan(
 
     The manifest is a CSV with a column ``path`` and any of ``slide_id``, ``mpp``, ``case_id``; its mpp
     goes before ``slide_mpp``. Without ``paths`` it says which slides there are, too. A manifest row
-    whose slide is not found, and two files of one id, become tasks with an ``error``.
+    whose slide is not found, two files of one id, and a name that is not UTF-8 become tasks with an ``error``.
     """
     if not paths and manifest is None:
         raise UsageError("nothing to ingest: name slides, folders or globs, or a --manifest")
-    if slide_mpp is not None:
-        check_mpp(slide_mpp, slide_mpp)
+    if slide_mpp is not None and (why := _not_a_scale(slide_mpp)):
+        raise UsageError(f"--slide-mpp {slide_mpp:g}: {why}")
     tasks = [SlideTask(slide_id, path) for root in paths for slide_id, path in _expand(root)]
     if manifest is not None:
         rows = _read_manifest(Path(manifest))
@@ -55,7 +55,29 @@ def plan(
         )
     if slide_mpp is not None:
         tasks = [task if task.mpp is not None else replace(task, mpp=slide_mpp) for task in tasks]
-    return _refuse_same_ids(tasks)
+    return _refuse_same_ids([_refuse_odd_name(task) for task in tasks])
+
+
+def _not_a_scale(mpp: float) -> str | None:
+    """Why a stated level-0 µm/px cannot be meant, or None."""
+    low, high = MPP_RANGE
+    return None if low <= mpp <= high else f"a pixel of a slide measures {low} to {high} µm"
+
+
+def _refuse_odd_name(task: SlideTask) -> SlideTask:
+    """Tables hold UTF-8 only: a name in other bytes is refused, and told off with its bytes spelled out."""
+    if _spelled(task.slide_id) == task.slide_id and _spelled(str(task.path)) == str(task.path):
+        return task
+    return replace(
+        task,
+        slide_id=_spelled(task.slide_id),
+        path=Path(_spelled(str(task.path))),
+        error="the name of the file or of its folder is not UTF-8: rename it",
+    )
+
+
+def _spelled(name: str) -> str:
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _expand(root: str | Path) -> list[tuple[str, Path]]:
@@ -93,13 +115,16 @@ def _before_wildcard(path: Path) -> list[str]:
 def _read_manifest(path: Path) -> list[dict[str, str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
+            table = csv.DictReader(file)
+            rows, header = list(table), table.fieldnames or ()
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"the manifest {path} cannot be read: {error}") from error
-    names = {name.strip().lower(): name for name in (rows[0] if rows else {}) if name}
+    names = {name.strip().lower(): name for name in header if name}
     columns = {ours: names[a] for ours, aliases in _ALIASES.items() for a in aliases if a in names}
     if "path" not in columns:
         raise UsageError(f"the manifest {path} needs a column 'path' (also: slide_id, mpp, case_id)")
+    if not rows:
+        raise UsageError(f"the manifest {path} has no rows")
     return [{ours: (row[theirs] or "").strip() for ours, theirs in columns.items()} for row in rows]
 
 
@@ -141,9 +166,10 @@ def _describe(task: SlideTask, row: dict[str, str]) -> SlideTask:
         return task
     try:
         mpp = float(row["mpp"])
-        check_mpp(mpp, mpp)
-    except (ValueError, BephStoreError) as error:
-        return replace(task, error=f"mpp {row['mpp']!r} in the manifest: {error}")
+    except ValueError:
+        return replace(task, error=f"mpp {row['mpp']!r} in the manifest is not a number")
+    if why := _not_a_scale(mpp):
+        return replace(task, error=f"mpp {row['mpp']!r} in the manifest: {why}")
     return replace(task, mpp=mpp, mpp_source="manifest")
 
 

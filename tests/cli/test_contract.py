@@ -87,6 +87,10 @@ def test_usage_errors_are_exit_2(arguments: tuple[str, ...], tmp_path: Path) -> 
     _, err = call(*arguments, code=2, cwd=tmp_path)
     assert err.strip()
     assert "Traceback" not in err
+    out, err = call(*arguments, "--json", code=2, cwd=tmp_path)
+    assert json.loads(out)["ok"] is False
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,16 @@ def test_what_concerns_the_whole_run_is_raised_before_it_starts(small, tmp_path:
         ingest([small], tmp_path / "S", options=IngestOptions(encoder="beph-mimi"))
     with pytest.raises(UsageError, match="224"):
         ingest([small], tmp_path / "S", options=IngestOptions(tile_px=256))
+    for absurd in (
+        {"mpp": 0.0},
+        {"mpp": float("inf")},
+        {"mpp": 1e9},
+        {"tile_px": 0},
+        {"stride_px": 0},
+        {"workers": 0},
+    ):
+        with pytest.raises(UsageError):
+            ingest([small], tmp_path / "S", options=IngestOptions(**absurd))
     assert not (tmp_path / "S").exists()
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from beph_store.engine.plan import plan
-from beph_store.errors import BephStoreError, UsageError
+from beph_store.errors import UsageError
 
 
 @pytest.fixture
@@ -53,9 +54,23 @@ def test_a_folder_without_slides_is_a_usage_error(tmp_path: Path) -> None:
         plan([tmp_path])
 
 
-def test_an_absurd_slide_mpp_is_refused(folder: Path) -> None:
-    with pytest.raises(BephStoreError, match="outside"):
-        plan([folder], slide_mpp=400)
+@pytest.mark.parametrize("mpp", [400, 0.0, -0.5, float("nan"), float("inf")])
+def test_an_absurd_slide_mpp_is_a_usage_error(folder: Path, mpp: float) -> None:
+    with pytest.raises(UsageError, match=r"--slide-mpp .* 0.05 to 20.0 µm"):
+        plan([folder], slide_mpp=mpp)
+
+
+def test_a_name_that_is_not_utf8_costs_one_slide(folder: Path) -> None:
+    """Such a name cannot be stored in a table, and must not end the run that meets it."""
+    try:
+        (folder / os.fsdecode(b"z\xff.svs")).write_bytes(b"x")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    *others, odd = plan([folder])
+    assert [task.error for task in others] == [None] * 3
+    assert "rename it" in (odd.error or "")
+    assert odd.slide_id == r"z\xff.svs"
+    assert str(odd.path).encode()  # what goes to the registry
 
 
 def test_a_manifest_names_scales_and_cases(folder: Path, tmp_path: Path) -> None:
@@ -71,10 +86,11 @@ def test_a_manifest_names_scales_and_cases(folder: Path, tmp_path: Path) -> None
 
 def test_manifest_rows_without_a_slide_fail_by_name(folder: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "m.csv"
-    manifest.write_text("path,mpp\nb.svs,zero\ngone.svs,0.5\n")
+    manifest.write_text("path,mpp\nb.svs,zero\ngone.svs,0.5\nsub/a.tif,0\n")
     by_id = {task.slide_id: task for task in plan([folder], manifest=manifest)}
     assert "no such slide" in (by_id["gone.svs"].error or "")
     assert "'zero'" in (by_id["b.svs"].error or "")
+    assert "'0' in the manifest: a pixel" in (by_id["sub/a.tif"].error or "")
 
 
 def test_a_manifest_alone_says_which_slides(folder: Path, tmp_path: Path) -> None:
@@ -99,4 +115,7 @@ def test_a_manifest_without_a_path_column_says_what_it_needs(folder: Path, tmp_p
     manifest = tmp_path / "m.csv"
     manifest.write_text("name\nb.svs\n")
     with pytest.raises(UsageError, match="column 'path'"):
+        plan([folder], manifest=manifest)
+    manifest.write_text("path,mpp\n")
+    with pytest.raises(UsageError, match="has no rows"):
         plan([folder], manifest=manifest)

@@ -15,6 +15,7 @@ import typer
 
 from beph_store.errors import BephStoreError, MissingExtra, UsageError
 from beph_store_cli.commands import (
+    audit,
     bench,
     demo,
     embed,
@@ -62,6 +63,7 @@ def options(
     """Embed whole-slide images into a columnar store, and work on the embeddings."""
 
 
+audit.register(app)
 demo.register(app)
 ingest.register(app)
 maintain.register(app)

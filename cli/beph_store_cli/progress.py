@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from beph_store.records import SlideOutcome
-from beph_store_cli.render import console
+from beph_store_cli.render import console, spelled
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """One bar on stderr, moved by calling with (done, total); nothing where there is no terminal."""
     shown = console(stderr=True)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -44,7 +44,7 @@ class IngestProgress:
         self._console = console(stderr=True)
         self._bars = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[unit]}"),
             TextColumn("{task.fields[rate]}"),
@@ -82,7 +82,8 @@ class IngestProgress:
     def started(self, slide_id: str, tiles: int, resumed: int) -> None:
         """Begin a slide's bar."""
         with self._lock:
-            name = slide_id if len(slide_id) <= 36 else f"…{slide_id[-35:]}"
+            name = spelled(slide_id)
+            name = name if len(name) <= 36 else f"…{name[-35:]}"
             self._slides[slide_id] = self._bars.add_task(
                 name, total=tiles, completed=resumed, unit="tiles", rate=""
             )
@@ -126,7 +127,8 @@ class IngestProgress:
             self._bars.update(self._total, total=known + max(0, self._left) * known / len(self._tiles))
 
     def _say(self, line: str) -> None:
+        line = spelled(line)
         if self._console.is_terminal:
-            self._bars.console.print(line, markup=False)
+            self._bars.console.print(line)
         else:
             sys.stderr.write(line + "\n")

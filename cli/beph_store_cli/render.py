@@ -30,8 +30,8 @@ def choice(value: Any, flag: str, *names: str) -> Any:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console no wider than ``WIDTH``; 100 columns where there is no terminal."""
-    made = Console(stderr=stderr, highlight=False, soft_wrap=False)
+    """A console no wider than ``WIDTH``; 100 columns where there is no terminal. Brackets in names are no markup."""
+    made = Console(stderr=stderr, highlight=False, soft_wrap=False, markup=False, emoji=False)
     made.width = min(WIDTH, made.width) if made.is_terminal else WIDTH
     return made
 
@@ -52,8 +52,14 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str |
         else:
             made.add_column(name, overflow="fold")
     for row in rows:
-        made.add_row(*(cell if isinstance(cell, Text) else Text(number(cell)) for cell in row))
+        cells = (cell if isinstance(cell, Text) else Text(spelled(number(cell), keep="\n")) for cell in row)
+        made.add_row(*cells)
     return made
+
+
+def spelled(text: str, keep: str = "") -> str:
+    """The text with control characters spelled out: a file's name must not steer a terminal, nor break a line."""
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
 def number(value: Any) -> str:

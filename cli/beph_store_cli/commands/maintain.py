@@ -6,6 +6,7 @@ import dataclasses
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from beph_store_cli.render import JsonOption, StoreArgument, console, print_json, size, status, table
 
@@ -70,7 +71,7 @@ def verify(store: StoreArgument, json: JsonOption = False) -> None:
         print_json({"ok": report.ok, **dataclasses.asdict(report)})
     else:
         for line in report.problems:
-            console().print(f"[red]problem[/red] {line}")
+            console().print(Text.assemble(("problem", "red"), f" {line}"))
         for line in report.notes:
             console().print(f"note    {line}")
         console().print(

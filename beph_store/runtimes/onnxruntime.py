@@ -97,7 +97,7 @@ def cuda_available() -> str | None:
 
 def open_cpu(graph: Path, spec: EncoderSpec, options: RuntimeOptions) -> OnnxRuntime:
     """Start a session on the CPU. Raises RuntimeUnavailable."""
-    threads = options.threads or _cores()
+    threads = options.threads or allowed_cores()
     session = _session(graph, CPU, options, threads)
     cores = f"{threads} CPU core{'s' if threads > 1 else ''}"
     return OnnxRuntime("onnxruntime", session, spec, options.batch or _BATCH[CPU], cores)
@@ -133,7 +133,7 @@ def _session(graph: Path, provider: str, options: RuntimeOptions, threads: int) 
         raise RuntimeUnavailable(f"ONNX Runtime cannot load {graph.name}: {first}", path=graph) from error
 
 
-def _cores() -> int:
+def allowed_cores() -> int:
     """Cores this process may use: a container or taskset may grant fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from beph_store.errors import RuntimeUnavailable, UsageError
 from beph_store.records import EncoderSpec
-from beph_store.runtimes import onnxruntime
+from beph_store.runtimes import onnxruntime, openvino
 from beph_store.runtimes.fleet import Fleet
 from beph_store.runtimes.protocol import Runtime, RuntimeEntry, RuntimeOptions
 
-RUNTIMES: tuple[RuntimeEntry, ...] = (*onnxruntime.ENTRIES,)
+RUNTIMES: tuple[RuntimeEntry, ...] = (*onnxruntime.ENTRIES[:-1], openvino.ENTRY, onnxruntime.ENTRIES[-1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ def test_the_stored_vectors_are_those_of_the_pixels(ingested, small) -> None:
     bundle = load_bundle("beph-mini")
     with open_slide(small / "a.tif", prefer="openslide") as slide:
         tiles = np.stack([slide.read_level(0, x, y, 224, 224) for x, y in bag.origin_l0.tolist()])
-    vectors = select_runtime("onnxruntime", bundle.onnx_path(), bundle.spec).encode(tiles)
+    vectors = select_runtime("auto", bundle.onnx_path(), bundle.spec).encode(tiles)
     np.testing.assert_array_equal(bag.vectors, vectors.astype(np.float16))
 
 

@@ -148,7 +148,10 @@ def _has_cuda_driver() -> bool:
     return True
 
 
+#: A bundle's fp16 graph runs here too. On a CPU it is slow, and there to be checked.
+_PRECISIONS = ("fp32", "fp16")
+
 ENTRIES = (
-    RuntimeEntry("onnxruntime-cuda", "ONNX Runtime on an NVIDIA GPU", cuda_available, open_cuda),
-    RuntimeEntry("onnxruntime", "ONNX Runtime on the CPU", cpu_available, open_cpu),
+    RuntimeEntry("onnxruntime-cuda", "ONNX Runtime on an NVIDIA GPU", cuda_available, open_cuda, _PRECISIONS),
+    RuntimeEntry("onnxruntime", "ONNX Runtime on the CPU", cpu_available, open_cpu, _PRECISIONS),
 )

@@ -15,6 +15,7 @@ from beph_store.encoders.torch_side import export as exporting
 from beph_store.encoders.torch_side.beph import load_beph
 from beph_store.encoders.torch_side.export import ExportOptions, export_bundle
 from beph_store.encoders.torch_side.loaded import Embedder
+from beph_store.engine.check import check
 from beph_store.errors import EncoderError, ParityFailed, UnknownEncoder, UsageError, WeightsMismatch
 from tests.encoders.conftest import DEPTH, DIM, TILE, save, seeded_state
 
@@ -61,6 +62,11 @@ def test_the_fp16_twin_computes_in_fp16_with_the_same_ends(exported):
     vectors = run(bundle.onnx_path("fp16"), probe_tiles(TILE, 3))
     assert (vectors.shape, vectors.dtype) == ((3, DIM), np.float32)
     assert bundle.parity["fp16"]["mean"] >= parity.THRESHOLDS["half"]
+
+
+def test_the_fp16_twin_can_be_checked_on_any_machine(exported):
+    report, runtime = check(exported[0].path, runtime="onnxruntime", precision="fp16")
+    assert (report.passed, report.kind, runtime) == (True, "half", "onnxruntime")
 
 
 def test_a_bundle_is_checked_and_says_how_well_it_does(exported):

@@ -51,6 +51,14 @@ def test_info_verify_and_slides_agree(store: Path) -> None:
     assert (slide["slide_id"], slide["tiles"], slide["mpp_source"]) == ("drawn.tif", 10, "tiff")
 
 
+def test_recipes_that_differ_in_their_grid_look_different(drawn_slide, tmp_path: Path) -> None:
+    for stride in (224, 448):
+        call("ingest", drawn_slide.path, "--store", tmp_path / "S", "--stride-px", stride, "--limit-tiles", 1)
+    out, _ = call("info", tmp_path / "S")
+    assert sum("224 px @ 0.5 " in line for line in out.splitlines()) == 1
+    assert sum("224 px @ 0.5, step 448" in line for line in out.splitlines()) == 1
+
+
 def test_the_same_command_again_skips(store: Path, drawn_slide) -> None:
     report = call_json("ingest", drawn_slide.path, "--store", store, "--limit-tiles", 10)
     assert [slide["status"] for slide in report["slides"]] == ["skipped"]

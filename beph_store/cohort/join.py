@@ -53,12 +53,14 @@ class Cohort:
     """Cases in the order of their ids, each with its label and slides of the store; ``labels`` aligns with ``cases``.
 
     ``dropped``: rows of the table and slides of the store that are not in it. ``flow`` counts all of it.
+    ``classes`` in the order that was asked for; empty for the order of the alphabet.
     """
 
     cases: tuple[Case, ...]
     labels: tuple[Label, ...]
     dropped: tuple[Dropped, ...]
     flow: Flow
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -88,7 +90,7 @@ class Cohort:
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
     def target(self, task: Task) -> ClassTarget | SurvivalTarget:
-        """The labels as heads learn them, aligned with ``cases``; classes are sorted.
+        """The labels as heads learn them, aligned with ``cases``; classes as asked for, else sorted.
 
         Raises:
             CohortError: the labels are for the other task.
@@ -102,7 +104,8 @@ class Cohort:
             event = np.array([label.event for label in outcomes], dtype=np.bool_)
             return SurvivalTarget(event, np.array([label.time_days for label in outcomes], dtype=np.float64))
         values = [label.value for label in self.labels if isinstance(label, ClassLabel)]
-        classes = tuple(sorted(set(values)))
+        present = set(values)
+        classes = tuple(name for name in self.classes if name in present) or tuple(sorted(present))
         number = {name: i for i, name in enumerate(classes)}
         return ClassTarget(classes, np.array([number[value] for value in values], dtype=np.int64))
 
@@ -225,6 +228,7 @@ def _cohort(
         tuple(labels[case] for case in ids),
         (*table.dropped, *dropped),
         flow,
+        tuple(dict.fromkeys(table.classes)),
     )
 
 

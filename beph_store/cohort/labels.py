@@ -18,7 +18,8 @@ class ColumnChoice:
     """What the user says about a table; None leaves it to the column names. Each field is a flag.
 
     ``case``, ``slide``, ``target``, ``event``, ``time`` name columns (``--case-column``, ``--slide-column``,
-    ``--target``, ``--event-column``, ``--time-column``). ``classes`` (``--classes``): those to keep, all if empty.
+    ``--target``, ``--event-column``, ``--time-column``). ``classes`` (``--classes``): those to keep, in the order that
+    counts for the positive class and for quadratic kappa; empty keeps all, in the order of the alphabet.
     ``time_unit`` (``--time-unit``) goes before what the column's name says. ``event_means`` (``--event-means``):
     whether 1 / true / yes means that the event was seen or that the case was censored. ``event_value``
     (``--event-value``): the one value with that meaning, for columns in other words. ``conflicts``
@@ -82,13 +83,17 @@ class LabelRow:
 
 @dataclass(frozen=True, slots=True)
 class LabelTable:
-    """A table of labels as read. Rows of one case agree; a slide is listed once, a case without slides too."""
+    """A table of labels as read. Rows of one case agree; a slide is listed once, a case without slides too.
+
+    ``classes`` in the order that the user named them in, empty if none were named.
+    """
 
     path: str
     task: Task
     rows: tuple[LabelRow, ...]
     dropped: tuple[Dropped, ...]
     used: tuple[ColumnUse, ...]
+    classes: tuple[str, ...] = ()
 
     @property
     def by_slide(self) -> bool:

@@ -176,6 +176,7 @@ def _spelled(slides: Sequence[str]) -> dict[str, str]:
 
 def _leak(kind: Kind, split: str, subsets: tuple[str, ...], concerned: Sequence[str], text: str) -> Leak:
     examples = tuple(sorted(concerned)[:3])
+    # One example and no "and 2 more": the count has been said.
     return Leak(
-        kind, split, subsets, len(concerned), examples, f"{split}: {text}, for example {some(examples, 1)}"
+        kind, split, subsets, len(concerned), examples, f"{split}: {text}, for example {some(examples[:1])}"
     )

@@ -184,8 +184,9 @@ def read_time(name: str, cells: Sequence[str], sheet: Sheet, unit: Unit | None =
         )
     years = max(numbers, default=0) * DAYS_IN[unit] / DAYS_IN["years"]
     if years > _LONGEST_YEARS:
+        spelled = f"{years:.0f}" if years < 1e6 else f"{years:.1e}"
         raise AmbiguousColumn(
-            f"{sheet.path}: column {name!r} goes up to {max(numbers):g}, which in {unit} is {years:.0f} years: "
+            f"{sheet.path}: column {name!r} goes up to {max(numbers):g}, which in {unit} is {spelled} years: "
             "pass the right --time-unit"
         )
     factor = DAYS_IN[unit]

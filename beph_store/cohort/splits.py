@@ -167,8 +167,8 @@ def _check_folds(strata: Strata, folds: int) -> None:
 
 def _check_groups(strata: Strata, members: Cases, least: int, cure: str) -> None:
     """Each group that is needed has at least ``least`` cases among the members."""
-    for group in strata.needed:
-        count = int((strata.core[members] == group).sum())
+    counts = {group: int((strata.core[members] == group).sum()) for group in strata.needed}
+    for group, count in sorted(counts.items(), key=lambda pair: pair[1]):
         if count < least:
             what = strata.names[group]
             name = (
@@ -195,8 +195,11 @@ def _sites(cohort: Cohort, site_of: Mapping[str, str] | None) -> list[str]:
     found = [(site_of.get(case) if site_of is not None else tcga_site(case)) for case in cohort.case_ids]
     without = [case for case, site in zip(cohort.case_ids, found, strict=True) if not site]
     if without:
-        how = "in the sites given" if site_of is not None else "(no TCGA barcode): give the site of each case"
-        raise CohortError(f"{len(without)} cases have no site {how}, for example {some(without)}")
+        how = "in the sites given" if site_of is not None else "(no TCGA barcode)"
+        raise CohortError(
+            f"{len(without)} cases have no site {how}, for example {some(without)}: use --scheme kfold, or give their "
+            "sites in Python (site_of)"
+        )
     return [site for site in found if site]
 
 

@@ -60,7 +60,9 @@ def read_labels(path: str | Path, task: Task, columns: ColumnChoice = BY_NAME) -
         reasons = "; ".join(f"{count} × {reason}" for reason, count in count_reasons(dropped).items())
         raise CohortError(f"{sheet.path}: no row can be used: {reasons}", path=sheet.path)
     notes = tuple(ColumnUse("table", Path(sheet.path).name, note) for note in sheet.notes)
-    return LabelTable(sheet.path, task, tuple(rows), tuple(dropped), (*notes, *ids.used, *used))
+    return LabelTable(
+        sheet.path, task, tuple(rows), tuple(dropped), (*notes, *ids.used, *used), columns.classes
+    )
 
 
 def _classes(sheet: Sheet, ids: Ids, choice: ColumnChoice) -> tuple[list[Label | str], tuple[ColumnUse, ...]]:

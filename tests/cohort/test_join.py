@@ -159,6 +159,11 @@ def test_the_class_target_is_aligned_and_sorted():
     assert target.index.tolist() == [1, 0, 2, 0]
 
 
+def test_classes_are_in_the_order_that_was_asked_for(read):
+    table = read(LABELS.replace(",y", ",high").replace(",x", ",low"), classes=("low", "high"))
+    assert join(table, SLIDES).target("classify").classes == ("low", "high")
+
+
 def test_the_survival_target_is_aligned():
     cohort = cohort_of({"P2": (True, 20.0), "P1": (False, 10.5)})
     target = cohort.target("survive")

@@ -24,7 +24,7 @@ def test_val_and_test_the_same():
     leaks = check_split(split("A1", "B1 C1", "C1 B1.svs"), CASE_OF)
     assert kinds(leaks) == {("val_is_test", ("val", "test")): 2}
     assert leaks[0].severity == "error"
-    text = "s: val and test are the same 2 slides: what is chosen on val is chosen on test, for example B1 and 1 more"
+    text = "s: val and test are the same 2 slides: what is chosen on val is chosen on test, for example B1"
     assert leaks[0].text == text
 
 
@@ -40,10 +40,7 @@ def test_test_slides_in_train_or_val():
         3,
         ("A1", "B1", "D1"),
     )
-    assert (
-        slides.text
-        == "s: 3 of 4 test slides are also in train or val (train 2, val 1), for example A1 and 2 more"
-    )
+    assert slides.text == "s: 3 of 4 test slides are also in train or val (train 2, val 1), for example A1"
 
 
 def test_train_slides_in_test_where_val_is_test():
@@ -80,7 +77,7 @@ def test_a_slide_listed_twice():
 def test_slides_that_the_store_has_not():
     leaks = check_split(split("A1 X1", "", "B1 Y1 Y2"), CASE_OF, CASE_OF)
     assert kinds(leaks) == {("missing", ("train",)): 1, ("missing", ("test",)): 2}
-    assert leaks[1].text == "s: 2 of 3 test slides are not in the store, for example Y1 and 1 more"
+    assert leaks[1].text == "s: 2 of 3 test slides are not in the store, for example Y1"
 
 
 def test_slides_in_several_test_sets_are_said_but_no_error():
@@ -89,7 +86,7 @@ def test_slides_in_several_test_sets_are_said_but_no_error():
     assert (leak.kind, leak.split, leak.count, leak.severity) == ("test_repeated", "all", 1, "info")
     assert leak.text == "all: 1 of 4 test slides are in the test sets of several splits, for example C1"
     (leak,) = check_splits([split("A1", "", "B1 C1", "f0"), split("D1", "", "C1 B1", "f1")])
-    assert leak.text == "all: all 2 splits test the same 2 slides, for example B1 and 1 more"
+    assert leak.text == "all: all 2 splits test the same 2 slides, for example B1"
 
 
 def test_barcodes_tell_the_patient_where_nothing_else_does():

@@ -155,6 +155,11 @@ def test_a_unit_that_makes_lives_too_long_is_refused(survive, unit, largest):
         survive("event", f"survival_{unit}", ["1,100", f"0,{largest}"])
 
 
+def test_an_absurd_time_is_a_short_message(survive):
+    with pytest.raises(AmbiguousColumn, match=r"1e\+300, which in days is 2.7e\+297 years"):
+        survive("event", "survival_days", ["1,100", "0,1e300"])
+
+
 def test_the_xena_layout_is_days_only_if_the_numbers_bear_it_out(survive):
     assert outcomes(survive("OS", "OS.time", ["1,100", "0,2501"])) == [(True, 100.0), (False, 2501.0)]
     for rows in (["1,100", "0,250"], ["1,100.5", "0,2501"]):

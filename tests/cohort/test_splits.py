@@ -216,7 +216,7 @@ def test_sites_are_placed_to_balance_classes():
 
 def test_sites_of_other_names_have_to_be_given():
     cohort = class_cohort(6, 6)
-    with pytest.raises(CohortError, match=r"12 cases have no site \(no TCGA barcode\): give the site"):
+    with pytest.raises(CohortError, match=r"12 cases have no site \(no TCGA barcode\).*: use --scheme"):
         preserved_site(cohort, 2)
     with pytest.raises(CohortError, match="11 cases have no site in the sites given"):
         preserved_site(cohort, 2, {"A000": "x"})
@@ -261,6 +261,9 @@ def test_a_class_too_small_for_any_fold():
         k_fold(class_cohort(9, 1), 2)
     with pytest.raises(CohortError, match="2 cases of class 'B', too few for train, val and test"):
         monte_carlo(class_cohort(9, 2))
+    # The smallest is named, not the first that is too small.
+    with pytest.raises(CohortError, match="2 cases of class 'B', too few for 5 folds: pass --folds 2"):
+        k_fold(class_cohort(3, 2), 5)
 
 
 def test_too_few_events_for_the_folds():

@@ -41,7 +41,17 @@ FLOORS = [
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
-TORCH = {"torch", "torchvision", "timm", "onnx", "onnxscript", "torchsurv", "lightning", "torch_tensorrt"}
+TORCH = {
+    "torch",
+    "torchvision",
+    "timm",
+    "onnx",
+    "onnxscript",
+    "torchsurv",
+    "lightning",
+    "torch_tensorrt",
+    "triton",
+}
 #: The modules, with all below them, that may import ``TORCH``; nothing else loads them on import.
 TORCH_SIDE = (
     "beph_store.encoders.torch_side",
@@ -49,7 +59,8 @@ TORCH_SIDE = (
     "beph_store.pretrain",
     "beph_store.runtimes.peak",
     "beph_store.runtimes.torch",
-    "beph_store_kernels.triton",
+    "beph_store_kernels.torch_ops",
+    "beph_store_kernels.triton_ops",
 )
 MAX_LINES = 400
 OUR_NAME = re.compile(r"(beph_store|beph_store_cli|beph_store_kernels)(\.\w+)+")
@@ -174,6 +185,7 @@ def test_the_walk_finds_the_house():
         ("beph_store.store.reader", "def f():\n    import torch.nn as nn"),
         ("beph_store_cli.main", "from timm import create_model"),
         ("beph_store.runtimes.onnxruntime", "import onnx"),
+        ("beph_store_kernels.fast", "import triton.language as tl"),
         ("beph_store.encoders", "from torch import nn"),
         ("beph_store.attic.things", "import os"),
         ("beph_store.engine.plan", "from beph_store.attic import things"),

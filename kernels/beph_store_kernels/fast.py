@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beph_store_kernels import reference
-from beph_store_kernels.reference import UInt8, check_image
+from beph_store_kernels.reference import UInt8, check_image, check_images
 
 #: Up to this many pixels twice the sum of 255s and its rounding fit a uint32.
 _UINT32_AREA = (2**32 - 1) // (2 * 255 + 1)
@@ -40,6 +40,12 @@ def resize_area(image: UInt8, size: tuple[int, int]) -> UInt8:
     total = across @ np.ascontiguousarray(rows.T)
     mean = _mean(total.view(np.uint32), tall * wide)
     return np.ascontiguousarray(mean.T).reshape(height, width, channels)
+
+
+def resize_area_batch(images: UInt8, size: tuple[int, int]) -> UInt8:
+    """See `reference.resize_area_batch`."""
+    check_images(images)
+    return np.stack([resize_area(image, size) for image in images])
 
 
 @lru_cache(maxsize=64)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from beph_store_kernels import attention_pool
 
 #: CLAM-SB as BEPH configured it: widths of the hidden and of the attention layer.
 CLAM_HIDDEN, CLAM_GATE = 384, 256
@@ -64,25 +67,10 @@ class Body(nn.Module):
         """Bags end to end (T, D) with their lengths."""
         features, scores = self.tiles(x)
         with torch.autocast(x.device.type, enabled=False):
-            pooled = attention_weights(scores, lengths) @ features.float()
-            logits = self.classifier(pooled)
+            offsets = torch.tensor((0, *accumulate(lengths)), device=x.device)
+            pooled = attention_pool(scores[:, None], features, offsets)
+            logits = self.classifier(pooled[:, 0])
         return Output(logits, features, scores)
-
-
-def attention_weights(scores: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    """(B, T): row b is the softmax over the tiles of bag b, 0 elsewhere.
-
-    Pooling by a product with this matrix is exact, has no scatter (whose order, and so whose sum, varies on a GPU), and
-    is small beside the layers before it.
-    """
-    if len(lengths) == 1:
-        return scores.softmax(0)[None]
-    bags = torch.arange(len(lengths), device=scores.device)
-    owner = torch.repeat_interleave(
-        bags, torch.tensor(lengths, device=scores.device), output_size=len(scores)
-    )
-    others = owner[None] != bags[:, None]
-    return scores[None].expand(len(lengths), -1).masked_fill(others, -math.inf).softmax(1)
 
 
 class Dropout(nn.Module):

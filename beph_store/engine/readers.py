@@ -30,6 +30,9 @@ from beph_store.records import TileSpec
 _MAIN = threading.Lock()
 #: A reader that says nothing for so long while it could work is taken for hung.
 STALL_SECONDS = 300.0
+_RING_PREFIX = "beph-store-ring-"
+#: A ring loses its name once its reader has started; one that has kept it so long is left by a killed run.
+_RING_NAMED_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,13 +251,23 @@ def _without_main() -> Iterator[None]:
 
 def _make_ring(shape: RingShape, tile_px: int) -> tuple[RingSpec, NDArray[np.uint8]]:
     spec = RingSpec("", shape.slots, shape.chunk, tile_px)
-    handle, path = tempfile.mkstemp(prefix="beph-store-ring-", dir=_ring_folder(spec.nbytes))
+    folder = _ring_folder(spec.nbytes)
+    _sweep(folder or tempfile.gettempdir())
+    handle, path = tempfile.mkstemp(prefix=_RING_PREFIX, dir=folder)
     with os.fdopen(handle, "r+b") as file:
         file.truncate(spec.nbytes)
         memory = mmap.mmap(file.fileno(), spec.nbytes)
     return RingSpec(path, shape.slots, shape.chunk, tile_px), np.frombuffer(memory, np.uint8).reshape(
         spec.shape
     )
+
+
+def _sweep(folder: str) -> None:
+    """Remove rings of runs that were killed while their readers started."""
+    for ring in Path(folder).glob(f"{_RING_PREFIX}*"):
+        with contextlib.suppress(OSError):  # somebody else's, or gone by now
+            if time.time() - ring.stat().st_mtime > _RING_NAMED_SECONDS:
+                ring.unlink()
 
 
 def _ring_folder(nbytes: int) -> str | None:

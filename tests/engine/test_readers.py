@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from beph_store.engine import readers
 from beph_store.engine.messages import Closed, Failed, Opened
 from beph_store.engine.plan import plan
 from beph_store.engine.readers import Event, ReaderPool, RingShape, Tiles
@@ -111,3 +113,18 @@ def test_what_is_not_admitted_is_not_read(folder: Path) -> None:
         if isinstance(event, Closed):
             ends.append(event.slide_id)
     assert ends == ["c.tif"]
+
+
+def test_rings_of_killed_runs_are_swept_and_those_of_starting_runs_are_not(
+    tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(readers, "_ring_folder", lambda nbytes: str(tmp_path))
+    old, fresh, other = (tmp_path / n for n in ("beph-store-ring-old", "beph-store-ring-new", "else"))
+    for path in (old, fresh, other):
+        path.write_bytes(b"")
+    for path in (old, other):
+        os.utime(path, (time.time() - 7200,) * 2)
+    ring, _ = readers._make_ring(RingShape(), 8)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+        [fresh.name, other.name, Path(ring.path).name]
+    )

@@ -25,7 +25,7 @@ def audit(
         Path | None, typer.Option("-o", "--output", help="Report to write, one .html file.")
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="CSV or Parquet with slide_id and case_id [the registry's cases].")
+        Path | None, typer.Option(help="CSV or Parquet with slide_id and case_id \\[the registry's cases].")
     ] = None,
     sample: Annotated[int, typer.Option(help="Tiles looked at, of each slide at most.")] = 200,
     pixels: Annotated[

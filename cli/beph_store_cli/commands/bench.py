@@ -16,7 +16,7 @@ app = typer.Typer(help="Rates on this machine, beside its limits.", no_args_is_h
 
 _Encoder = Annotated[str, typer.Option(help="Name, or folder of an exported bundle.")]
 _Precision = Annotated[str | None, typer.Option(help="Only this precision: fp32, fp16, bf16, int8.")]
-_Batch = Annotated[int | None, typer.Option(help="Tiles a batch [the runtime's best].")]
+_Batch = Annotated[int | None, typer.Option(help="Tiles a batch \\[the runtime's best].")]
 _Seconds = Annotated[float, typer.Option(min=0.1, help="How long to time each, s.")]
 
 
@@ -26,7 +26,7 @@ def bench_encoder(
     runtime: Annotated[str, typer.Option(help="Only this runtime; `doctor` lists them.")] = "all",
     precision: _Precision = None,
     batch: _Batch = None,
-    threads: Annotated[int | None, typer.Option(help="CPU cores to use [all].")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU cores to use \\[all].")] = None,
     seconds: _Seconds = 5.0,
     json: JsonOption = False,
 ) -> None:
@@ -58,9 +58,9 @@ def bench_ingest(
     paths: Annotated[list[str], typer.Argument(metavar="PATH…", help="Slides, folders, globs.")],
     encoder: _Encoder = "beph-mini",
     runtime: Annotated[str, typer.Option(help="Inference runtime; `doctor` lists them.")] = "auto",
-    precision: Annotated[str | None, typer.Option(help="fp32, fp16, bf16, int8, or auto [fp32].")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, fp16, bf16, int8, or auto \\[fp32].")] = None,
     batch: _Batch = None,
-    workers: Annotated[int | None, typer.Option(help="Reader processes [as suits the cores].")] = None,
+    workers: Annotated[int | None, typer.Option(help="Reader processes \\[as suits the cores].")] = None,
     slide_mpp: Annotated[float | None, typer.Option(help="Level-0 µm/px of these slides.")] = None,
     limit_tiles: Annotated[int | None, typer.Option(help="At most so many tiles a slide.")] = None,
     seconds: _Seconds = 5.0,

@@ -16,7 +16,7 @@ def embed(
     encoder: Annotated[str, typer.Option(help="Name, or folder of an exported bundle.")] = "beph-mini",
     runtime: Annotated[str, typer.Option(help="Inference runtime; `doctor` lists them.")] = "auto",
     precision: Annotated[
-        str | None, typer.Option(help="fp32, fp16, bf16, int8, or auto: the fastest here [fp32].")
+        str | None, typer.Option(help="fp32, fp16, bf16, int8, or auto: the fastest here \\[fp32].")
     ] = None,
     resize: Annotated[bool, typer.Option("--resize", help="Squeeze images of another size.")] = False,
     json: JsonOption = False,

@@ -17,9 +17,11 @@ def heatmap(
     head: Annotated[Path, typer.Option(help="Folder that `train` wrote.")],
     slide: Annotated[str, typer.Option(help="Slide id, with or without suffix.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="PNG picture, or GeoJSON for QuPath.")],
-    show: Annotated[str, typer.Option(help="attention or score [attention where the head has it].")] = "auto",
+    show: Annotated[
+        str, typer.Option(help="attention or score \\[attention where the head has it].")
+    ] = "auto",
     of_class: Annotated[
-        str | None, typer.Option("--class", help="Whose score [the predicted class].")
+        str | None, typer.Option("--class", help="Whose score \\[the predicted class].")
     ] = None,
     palette: Annotated[str, typer.Option(help="Name of a Matplotlib colour map.")] = "viridis",
     opacity: Annotated[float, typer.Option(help="Of the tiles over the slide, 0–1.")] = 0.6,

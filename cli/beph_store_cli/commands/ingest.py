@@ -22,11 +22,11 @@ def ingest(
     paths: Paths = None,
     store: Annotated[str, typer.Option(help="Folder of the store; made if absent.")] = ...,  # type: ignore[assignment]
     encoder: Annotated[str, typer.Option(help="Name, or folder of an exported bundle.")] = "beph-mini",
-    mpp: Annotated[float | None, typer.Option(help="Scale of the tiles, µm/px [the encoder's].")] = None,
-    tile_px: Annotated[int | None, typer.Option(help="Side of a tile, px [the encoder's].")] = None,
+    mpp: Annotated[float | None, typer.Option(help="Scale of the tiles, µm/px \\[the encoder's].")] = None,
+    tile_px: Annotated[int | None, typer.Option(help="Side of a tile, px \\[the encoder's].")] = None,
     stride_px: Annotated[
         int | None,
-        typer.Option(help="Step of the grid, px: smaller overlaps, larger leaves gaps [the tile's side]."),
+        typer.Option(help="Step of the grid, px: smaller overlaps, larger leaves gaps \\[the tile's side]."),
     ] = None,
     tissue_min: Annotated[float, typer.Option(help="Least share of tissue in a tile, 0–1.")] = 0.25,
     manifest: Annotated[
@@ -38,9 +38,11 @@ def ingest(
     runtime: Annotated[str, typer.Option(help="Inference runtime; `doctor` lists them.")] = "auto",
     precision: Annotated[
         str | None,
-        typer.Option(help="fp32, fp16, bf16, int8, or auto: the fastest here. A feature space each [fp32]."),
+        typer.Option(
+            help="fp32, fp16, bf16, int8, or auto: the fastest here. A feature space each \\[fp32]."
+        ),
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Reader processes [as suits the cores].")] = None,
+    workers: Annotated[int | None, typer.Option(help="Reader processes \\[as suits the cores].")] = None,
     limit_tiles: Annotated[
         int | None,
         typer.Option(help="A trial: at most so many tiles a slide, evenly spread; a recipe of its own."),

@@ -32,7 +32,7 @@ def search(
     ] = None,
     labels: Annotated[Path | None, typer.Option(help="Table with slide_id or case_id, for --where.")] = None,
     exclude: Annotated[
-        str | None, typer.Option(help="none, slide or case [case for a query from the store, else none].")
+        str | None, typer.Option(help="none, slide or case \\[case for a query from the store, else none].")
     ] = None,
     diverse: Annotated[int | None, typer.Option(metavar="N", help="At most N hits of one slide.")] = None,
     pool: Annotated[
@@ -40,7 +40,7 @@ def search(
     ] = "mean",
     exact: Annotated[bool, typer.Option("--exact", help="Leave the index out.")] = False,
     encoder: Annotated[
-        str | None, typer.Option(help="Bundle for --image [the one that ingest used].")
+        str | None, typer.Option(help="Bundle for --image \\[the one that ingest used].")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Contact sheet .png, or .geojson of the hits.")
@@ -136,7 +136,7 @@ def slides_like(
         str, typer.Option(help="maxsim or median-of-minima over typical tiles, or mean vectors.")
     ] = "maxsim",
     top: Annotated[int, typer.Option(help="How many slides.")] = 10,
-    exclude: Annotated[str | None, typer.Option(help="none, slide or case [case].")] = None,
+    exclude: Annotated[str | None, typer.Option(help="none, slide or case \\[case].")] = None,
     recipe: Annotated[str | None, typer.Option(help="Which recipe, if the store has several.")] = None,
     json: JsonOption = False,
 ) -> None:
@@ -164,7 +164,7 @@ def retrieval(
         Path | None, typer.Option(help="Table with slide_id or case_id, and the label.")
     ] = None,
     by: Annotated[str, typer.Option(help="Judge tiles or slides.")] = "tile",
-    k: Annotated[list[int] | None, typer.Option(help="Neighbours; may be repeated [1, 3, 5].")] = None,
+    k: Annotated[list[int] | None, typer.Option(help="Neighbours; may be repeated \\[1, 3, 5].")] = None,
     colour: Annotated[
         bool, typer.Option("--colour", help="Beside them what colour alone finds; reads the slides' files.")
     ] = False,

@@ -34,7 +34,10 @@ def strata_of(cohort: Cohort, parts: int) -> Strata:
     """
     target = cohort.target(cohort.task)
     if isinstance(target, ClassTarget):
-        return Strata(target.index, target.index, target.classes, tuple(range(len(target.classes))))
+        # By name, so that --classes can put the classes in another order and the splits stay.
+        names = tuple(sorted(target.classes))
+        core = np.array([names.index(name) for name in target.classes], np.int64)[target.index]
+        return Strata(core, core, names, tuple(range(len(names))))
     core = target.event.astype(np.int64)
     fine = core * 3
     for group in (0, 1):

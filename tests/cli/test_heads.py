@@ -72,7 +72,8 @@ def test_train_for_people_shows_the_interval_and_where_to_look(planted, tmp_path
     [
         (("--task", "regress"), 2, "choose from classify, survive"),
         (("--task", "classify", "--target", "grade"), 1, "grade"),
-        (("--task", "classify", "--target", "label", "--head", "abmill"), 1, "did you mean abmil"),
+        (("--task", "classify", "--target", "label", "--head", "abmill"), 2, "choose from linear, abmil"),
+        (("--task", "classify", "--target", "label", "--precision", "fp8"), 2, "choose from auto, fp32"),
         (("--task", "classify", "--target", "label", "--folds", "30"), 1, "--folds 24"),
         (("--task", "survive", "--time-unit", "fortnights"), 2, "--time-unit"),
     ],
@@ -85,6 +86,16 @@ def test_what_cannot_be_meant_is_one_line(planted, tmp_path, extra, code, cure) 
     assert errors.startswith("error: ")
     assert cure in errors
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--folds", 1), ("--seed", -1), ("--draws", 0), ("--epochs", 0)])
+def test_numbers_that_cannot_be_meant_are_usage_errors(planted, tmp_path, flag, value) -> None:
+    said = call_json(
+        "train", planted.store, "--task", "classify", "--cohort", planted.labels, "--out", tmp_path / "out",
+        flag, value, code=2,
+    )  # fmt: skip
+    assert said["ok"] is False
+    assert flag in said["error"]
 
 
 def test_predict_to_a_file_and_to_json(trained, planted, tmp_path) -> None:

@@ -39,7 +39,8 @@ def tile_values(
     bag = store.bag(key, slide_id)
     if not len(bag):
         raise HeadError(f"slide {bag.slide_id} has no readable tile of tissue: there is nothing to show")
-    heads, blind = run.asked(run.case_of.get(bag.slide_id, bag.slide_id))
+    recorded = store.slide(key, bag.slide_id).case_id
+    heads, blind = run.asked(run.case_for(bag.slide_id, recorded))
     said = ask(heads, bag.vectors)
     if show == "attention" or (show == "auto" and said.attention is not None and of_class is None):
         if said.attention is None:

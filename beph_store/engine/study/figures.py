@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 F64 = NDArray[np.float64]
@@ -112,13 +113,19 @@ def survival(groups: Sequence[Steps], note: str, ticks: F64) -> str:
         return _svg(figure)
 
 
+def round_ticks(last: float) -> F64:
+    """About six round numbers from 0 to ``last`` > 0."""
+    ticks = np.asarray(MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(0, last), np.float64)
+    return ticks[(ticks >= 0) & (ticks <= last)]
+
+
 def _at_risk(table: Any, groups: Sequence[Steps], ticks: F64) -> None:
     table.set_ylim(len(groups) - 0.5, -0.5)
     for row, (group, colour) in enumerate(zip(groups, COLOURS, strict=False)):
         for day, count in zip(ticks, group.at_risk, strict=True):
             table.text(day, row, str(count), ha="center", va="center", color=colour, fontsize=9)
     table.set_yticks(range(len(groups)), [group.name for group in groups])
-    table.set_xticks(ticks)
+    table.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     table.tick_params(axis="y", length=0)
     for spine in table.spines.values():
         spine.set_visible(False)

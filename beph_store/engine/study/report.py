@@ -42,6 +42,7 @@ TITLES = {
     "cindex_uno_truncated": "Uno's C, truncated",
     "auc_t": "time-dependent AUC",
     "ibs": "integrated Brier score",
+    "auroc (DeLong)": "AUROC, DeLong's test",
 }
 
 
@@ -66,16 +67,16 @@ def warnings_of(training: Training) -> list[str]:
 def render(training: Training, evaluation: Evaluation) -> str:
     """The page, self-contained."""
     study, options = training.study, training.options
-    encoder, tile = study.record.recipe.encoder, study.record.recipe.tile
+    encoder = study.record.recipe.encoder
     what = "Classification" if isinstance(training.target, ClassTarget) else "Survival"
     subtitle = (
-        f"{options.head.head} head on {encoder.name} ({encoder.variant}), {tile.tile_px} px at {tile.mpp:g} µm/px · "
+        f"{options.head.head} head on {encoder.name} ({encoder.variant}), {_tiles(training)} · "
         f"{len(study.case_ids)} cases · {len(training.splits)} splits · seed {options.seed}"
     )
     warned = [warning(text) for text in warnings_of(training)]
     parts = [
         *warned,
-        _headline(evaluation, study.cohort.task),
+        _headline(evaluation, training),
         _curves(training),
         _folds(training, evaluation),
         _history(training),
@@ -85,8 +86,8 @@ def render(training: Training, evaluation: Evaluation) -> str:
     return page(f"{what}: {' / '.join(_groups(training))}", subtitle, [part for part in parts if part])
 
 
-def _headline(evaluation: Evaluation, task: str) -> Html:
-    names = [name for name in HEADLINES[task] if name in evaluation.metrics]
+def _headline(evaluation: Evaluation, training: Training) -> Html:
+    names = [name for name in HEADLINES[training.study.cohort.task] if name in evaluation.metrics]
     shown = [(name, evaluation.metrics[name]) for name in names]
     others = [(name, one) for name, one in evaluation.metrics.items() if name not in names]
     return section(
@@ -96,8 +97,21 @@ def _headline(evaluation: Evaluation, task: str) -> Html:
         folded("all metrics", _estimates([*shown, *others])),
         note(
             "The diamond is computed from all held-out cases together; its interval resamples cases (patients), "
-            "the same in every repeat. docs/metrics.md defines each figure."
+            f"the same in every repeat. {_order(training)}docs/metrics.md defines each figure."
         ),
+    )
+
+
+def _order(training: Training) -> str:
+    """What the order of the classes decides."""
+    target = training.target
+    if not isinstance(target, ClassTarget):
+        return ""
+    if len(target.classes) == 2:
+        return f"The positive class is {target.classes[1]}, the second; --classes sets the order. "
+    return (
+        f"Quadratic kappa is for ordered classes and takes them as {' < '.join(target.classes)}; --classes sets the "
+        "order. "
     )
 
 
@@ -142,7 +156,7 @@ def _survival_curves(shown: Panel, target: SurvivalTarget) -> tuple[Html, ...]:
     if high.all() or not high.any():
         return (note("All predicted risks are equal: there are no groups to compare."),)
     test = log_rank(event, time, high)
-    ticks = np.linspace(0, float(np.quantile(time, 0.98)), 6).round()
+    ticks = figures.round_ticks(float(np.quantile(time, 0.98)))
     groups = [
         _steps(name, event[member], time[member], ticks)
         for name, member in (("lower risk", ~high), ("higher risk", high))
@@ -169,7 +183,13 @@ def _folds(training: Training, evaluation: Evaluation) -> Html:
         for split, values in zip(training.splits, evaluation.folds, strict=True)
     ]
     columns = ("split", "#train", "#val", "#test", *(f"#{TITLES[name]}" for name in names))
-    return section("Splits", table(columns, rows, caption="Cases; no case is on two sides of a split."))
+    torn = sum(1 for s in training.splits if set(s.test) & {*s.train, *s.val} or set(s.train) & set(s.val))
+    apart = (
+        f"{torn} of {len(rows)} splits have cases on two sides"
+        if torn
+        else "no case is on two sides of a split"
+    )
+    return section("Splits", table(columns, rows, caption=f"Cases; {apart}."))
 
 
 def _history(training: Training) -> Html | None:
@@ -212,27 +232,57 @@ def _flow(training: Training) -> Html:
 def _recipe(training: Training) -> Html:
     study = training.study
     recipe, parity = study.record.recipe, study.record.parity
-    head = training.heads[0].spec
+    source = study.record.encoder_source
     rows: list[tuple[str, object]] = [
         ("recipe", recipe.key),
-        ("encoder", f"{recipe.encoder.name}, {recipe.encoder.variant}; from {study.record.encoder_source}"),
+        (
+            "encoder",
+            f"{recipe.encoder.name}, {source}"
+            if recipe.encoder.variant == "imported"
+            else f"{recipe.encoder.name}, {recipe.encoder.variant}; from {source}",
+        ),
         ("weights SHA-256", recipe.encoder.weights_sha256),
         ("licence of the weights", recipe.encoder.licence),
-        ("tiles", f"{recipe.tile.tile_px} px at {recipe.tile.mpp:g} µm/px, every {recipe.tile.stride_px} px"),
-        ("exported graph against its reference", ", ".join(f"{k} {v}" for k, v in parity.items()) or None),
+        ("tiles", f"{_tiles(training)}, every {recipe.tile.stride_px} px"),
+        ("exported graph against its reference", "; ".join(map(_gate, parity.items())) or None),
         ("cohort SHA-256", study.cohort.cohort_sha256),
         ("labels", study.table.path),
-        ("head", f"{head.name}; {_options(head.options)}"),
+        ("head", _head(training)),
     ]
+    if recipe.encoder.variant == "imported":  # vectors of a table: no tile was cut, no graph exported
+        rows = [row for row in rows if row[0] not in ("tiles", "exported graph against its reference")]
     return section("What it was made with", table(("", ""), rows))
 
 
-def _options(options: object) -> str:
-    fields = {
-        name: getattr(options, name)
-        for name in ("loss", "epochs", "lr", "weight_decay", "precision", "device")
-    }
-    return ", ".join(f"{name} {value}" for name, value in fields.items() if value is not None)
+def _tiles(training: Training) -> str:
+    recipe = training.study.record.recipe
+    if recipe.encoder.variant == "imported":
+        return "one vector a slide"
+    return f"{recipe.tile.tile_px} px at {recipe.tile.mpp:g} µm/px"
+
+
+def _gate(item: tuple[str, object]) -> str:
+    """One precision's comparison of the exported graph with the model it was made from."""
+    precision, said = item
+    if not isinstance(said, Mapping) or not {"mean", "minimum", "neighbours", "tiles"} <= said.keys():
+        return f"{precision} {said}"
+    return (
+        f"{precision}: centred cosine {said['mean']:.5f} (least {said['minimum']:.5f}), "
+        f"{said['neighbours']:.1%} same neighbours, on {said['tiles']} tiles"
+    )
+
+
+def _head(training: Training) -> str:
+    """What it is and how it was trained; the linear head has no epochs, the others no grid of penalties."""
+    spec = training.heads[0].spec
+    if spec.penalty is not None:
+        chosen = ", ".join(f"{head.spec.penalty:g}" for head in training.heads)
+        return f"{spec.name}; loss {spec.options.loss}, ridge penalty by split {chosen}"
+    kept = ", ".join(str(head.spec.best_epoch) for head in training.heads)
+    names = ("loss", "lr", "weight_decay", "dropout", "tiles_per_epoch", "precision", "device")
+    fields = {name: getattr(spec.options, name) for name in names}
+    said = ", ".join(f"{name} {value}" for name, value in fields.items() if value is not None)
+    return f"{spec.name}; at most {spec.options.epochs} epochs, kept by split {kept}; {said}"
 
 
 def _estimates(items: Iterable[tuple[str, Estimate]]) -> Html:

@@ -41,6 +41,9 @@ class TrainReport:
             "out": str(self.out),
             "report": str(self.out / REPORT_FILE),
             "task": study.cohort.task,
+            "classes": list(target.classes)
+            if isinstance(target := self.training.target, ClassTarget)
+            else [],
             "head": self.training.options.head.head,
             "recipe": study.record.recipe.key,
             "encoder": study.record.recipe.encoder.name,

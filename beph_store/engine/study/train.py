@@ -22,6 +22,7 @@ from beph_store.cohort import (
 )
 from beph_store.engine.study.data import Study
 from beph_store.engine.study.outcomes import HeldOut, hold_out
+from beph_store.errors import UsageError
 from beph_store.heads import Head, HeadOptions, Progress, fit_many, head_row
 from beph_store.records import Split, Target
 
@@ -31,17 +32,19 @@ Scheme = Literal["kfold", "monte-carlo", "preserved-site"]
 @dataclass(frozen=True, slots=True)
 class SplitOptions:
     """How cases are divided. ``folds`` × ``repeats`` for kfold, ``folds`` for preserved-site; monte-carlo makes
-    ``repeats`` draws of train and val against one fixed test set of ``test_fraction``. ``given`` reads CLAM-style
-    CSVs instead; a case on two sides of one is refused unless ``allow_leaks``, for reproducing published figures.
+    ``repeats`` draws of train and val against one fixed test set of ``test_fraction``. ``repeats`` None is 1, and for
+    monte-carlo BEPH's 10. ``given`` reads CLAM-style CSVs instead; a case on two sides of one is refused unless
+    ``allow_leaks``, for reproducing published figures.
     ``val_fraction`` None takes none for the linear head, which chooses its penalty by folds of the training part,
-    and 15 % for heads that stop early. ``train_fraction`` keeps that share of every training part.
+    15 % for heads that stop early, and 10 % in monte-carlo, whose draws differ by their val alone. ``train_fraction``
+    keeps that share of every training part.
     """
 
     scheme: Scheme = "kfold"
     folds: int = 5
-    repeats: int = 1
+    repeats: int | None = None
     val_fraction: float | None = None
-    test_fraction: float = 0.2
+    test_fraction: float = 0.1
     train_fraction: float = 1.0
     given: Path | None = None
     allow_leaks: bool = False
@@ -87,7 +90,7 @@ def train(
     """
     if options.shuffle_labels:  # before the splits, or folds would differ in prevalence and bias the control
         study = shuffled(study, options.seed)
-    splits = make_splits(study, _with_val(options), options.seed)
+    splits = make_splits(study, with_val(options), options.seed)
     place = {case_id: i for i, case_id in enumerate(study.case_ids)}
     parts = [(_index(split.train, place), _index(split.val, place)) for split in splits]
     heads = fit_many(options.head, study.bags, study.target, parts, options.seed, progress)
@@ -96,30 +99,45 @@ def train(
     return Training(study, options, tuple(splits), leaks_of(study, options.split), tuple(heads), said)
 
 
-def _with_val(options: TrainOptions) -> SplitOptions:
+def with_val(options: TrainOptions) -> SplitOptions:
+    """The splits with a share for validation that suits the head and the scheme."""
     if options.split.val_fraction is not None:
         return options.split
     stops_early = head_row(options.head.head).needs_torch
-    return dataclasses.replace(options.split, val_fraction=0.15 if stops_early else 0.0)
+    usual = 0.1 if options.split.scheme == "monte-carlo" else 0.15 if stops_early else 0.0
+    return dataclasses.replace(options.split, val_fraction=usual)
 
 
 def make_splits(study: Study, options: SplitOptions, seed: int) -> list[Split]:
-    """The divisions of the study's cases that the options ask for."""
+    """The divisions of the study's cases that the options ask for; UsageError where they contradict each other."""
     cohort = study.cohort
     if options.given is not None:
+        _check_given(options)
         return read_splits(options.given, cohort.case_of, options.allow_leaks)
     common: dict[str, Any] = {"val_fraction": options.val_fraction or 0.0, "seed": seed}
     if options.scheme == "kfold":
-        return k_fold(cohort, options.folds, options.repeats, train_fraction=options.train_fraction, **common)
+        repeats = 1 if options.repeats is None else options.repeats
+        return k_fold(cohort, options.folds, repeats, train_fraction=options.train_fraction, **common)
     if options.scheme == "monte-carlo":
         return monte_carlo(
             cohort,
-            options.repeats,
+            10 if options.repeats is None else options.repeats,
             test_fraction=options.test_fraction,
             train_fraction=options.train_fraction,
             **common,
         )
     return preserved_site(cohort, options.folds, train_fraction=options.train_fraction, **common)
+
+
+def _check_given(options: SplitOptions) -> None:
+    """Splits that are handed over are used as they are: what would change them is not passed over in silence."""
+    usual = SplitOptions()
+    for name in ("scheme", "repeats", "train_fraction"):
+        if getattr(options, name) != getattr(usual, name):
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(
+                f"{flag} cannot change splits that are handed over: leave out {flag} or --splits"
+            )
 
 
 def leaks_of(study: Study, options: SplitOptions) -> tuple[Leak, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from beph_store.cohort.ids import tcga_patient
 from beph_store.engine.study.outcomes import curve
 from beph_store.errors import HeadError, RecipeMismatch
 from beph_store.heads import Head, load_head
@@ -73,6 +74,21 @@ class TrainedRun:
         """Slide id → case id, of the cohort that it was trained on."""
         return {slide: case for case, slides in self.about["cohort"]["cases"].items() for slide in slides}
 
+    @cached_property
+    def _spelled(self) -> Mapping[str, str]:
+        return {case_id.casefold(): case_id for case_id in self.about["cohort"]["cases"]}
+
+    def case_for(self, slide_id: str, recorded: str | None) -> str:
+        """The case of any slide: as in training, else as the store recorded it, else the patient of a TCGA barcode.
+
+        Another slide of a patient that took part is that patient's, or a head would be said not to have seen it.
+        """
+        if known := self.case_of.get(slide_id):
+            return known
+        case_id = recorded or slide_id
+        case_id = tcga_patient(case_id) or tcga_patient(slide_id) or case_id
+        return self._spelled.get(case_id.casefold(), case_id)
+
     def predictions(self) -> pl.DataFrame:
         """What each head said of its test cases, as ``train`` wrote it."""
         return pl.read_parquet(self.folder / PREDICTIONS_FILE)
@@ -116,15 +132,14 @@ def predict(
 ) -> pl.DataFrame:
     """One row a case of the store: probabilities of every class, or the log hazard (higher = worse).
 
-    Slides belong to the case that they had in training, else to the one that the store recorded, else to
-    themselves. ``held_out`` is True where no head that was asked had seen the case.
+    Slides belong to the case that they had in training, else to the one that the store recorded, else to their TCGA
+    patient, else to themselves. ``held_out`` is True where no head that was asked had seen the case.
     """
     key = run.fits(store)
     members: dict[str, list[str]] = {}
     for row in store.rows(key):
         if row.status == "done" and row.tiles > row.unreadable:
-            case_id = run.case_of.get(row.slide_id) or row.case_id or row.slide_id
-            members.setdefault(case_id, []).append(row.slide_id)
+            members.setdefault(run.case_for(row.slide_id, row.case_id), []).append(row.slide_id)
     cases = [Case(case_id, tuple(slides)) for case_id, slides in sorted(members.items())]
     packed = bags(store.flat(key), cases)
     rows = []

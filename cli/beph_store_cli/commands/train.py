@@ -25,12 +25,23 @@ def train(
     ],
     out: Annotated[Path, typer.Option(help="Folder for heads, predictions.parquet and report.html.")],
     target: Annotated[str | None, typer.Option(help="Column of the class, if the table has several.")] = None,
-    classes: Annotated[str | None, typer.Option(help="Only cases of these classes, comma-separated.")] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="Only these classes, comma-separated, in their order: of two the second is positive."
+        ),
+    ] = None,
     head: Annotated[str, typer.Option(help="linear, abmil or clam.")] = "linear",
     loss: Annotated[str, typer.Option(help="survive: cox or nll.")] = "auto",
-    folds: Annotated[int, typer.Option(help="Folds of the cross-validation, by case.")] = 5,
-    repeats: Annotated[int, typer.Option(help="Repeats with other folds, or draws of monte-carlo.")] = 1,
+    folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation, by case.")] = 5,
+    repeats: Annotated[
+        int | None,
+        typer.Option(min=1, help="Repeats with other folds \\[1], or draws of monte-carlo \\[10]."),
+    ] = None,
     scheme: Annotated[str, typer.Option(help="kfold, monte-carlo or preserved-site.")] = "kfold",
+    test_fraction: Annotated[
+        float, typer.Option(help="Share of the cases in the fixed test set of monte-carlo.")
+    ] = 0.1,
     splits: Annotated[Path | None, typer.Option(help="CLAM-style split CSVs instead.")] = None,
     save_splits: Annotated[
         Path | None, typer.Option(help="Also write the splits as CLAM-style CSVs into this folder.")
@@ -39,16 +50,16 @@ def train(
         bool, typer.Option(help="Use splits that leak, to reproduce published figures.")
     ] = False,
     train_fraction: Annotated[float, typer.Option(help="Share of every training part that is used.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same figures.")] = 0,
-    draws: Annotated[int, typer.Option(help="Bootstrap draws over cases.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same figures.")] = 0,
+    draws: Annotated[int, typer.Option(min=1, help="Bootstrap draws over cases.")] = 1000,
     shuffle_labels: Annotated[
         bool,
         typer.Option("--shuffle-labels", help="A control: permuted labels; the figures must sit at chance."),
     ] = False,
-    epochs: Annotated[int | None, typer.Option(help="Most epochs [as suits the loss].")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate [as suits the loss].")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Most epochs \\[as suits the loss].")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate \\[as suits the loss].")] = None,
     tiles_per_epoch: Annotated[
-        int | None, typer.Option(help="Tiles drawn of a bag in each epoch [all].")
+        int | None, typer.Option(min=1, help="Tiles drawn of a bag in each epoch \\[all].")
     ] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -68,7 +79,7 @@ def train(
     from beph_store.engine.study.data import load_study
     from beph_store.engine.study.run import train_to
     from beph_store.engine.study.train import SplitOptions, TrainOptions
-    from beph_store.heads import HeadOptions
+    from beph_store.heads import HEADS, HeadOptions
 
     kind = choice(task, "--task", "classify", "survive")
     columns = ColumnChoice(
@@ -85,18 +96,19 @@ def train(
     )
     options = TrainOptions(
         HeadOptions(
-            head=head,
-            loss=loss,  # type: ignore[arg-type]
+            head=choice(head, "--head", *HEADS),
+            loss=choice(loss, "--loss", "auto", "cross_entropy", "cox", "nll"),
             epochs=epochs,
             lr=lr,
             tiles_per_epoch=tiles_per_epoch,
-            precision=precision,  # type: ignore[arg-type]
-            device=device,  # type: ignore[arg-type]
+            precision=choice(precision, "--precision", "auto", "fp32", "bf16"),
+            device=choice(device, "--device", "auto", "cpu", "cuda"),
         ),
         SplitOptions(
             choice(scheme, "--scheme", "kfold", "monte-carlo", "preserved-site"),
             folds,
             repeats,
+            test_fraction=test_fraction,
             train_fraction=train_fraction,
             given=splits,
             allow_leaks=allow_leaks,
@@ -181,8 +193,8 @@ def compare(
     json: JsonOption = False,
 ) -> None:
     """Encoders or heads on the same patients: the first against each other one, with paired intervals."""
+    from beph_store.engine.study.compare import DELONG, render
     from beph_store.engine.study.compare import compare as run
-    from beph_store.engine.study.compare import render
     from beph_store.engine.study.evaluate import HEADLINES
 
     found = run(folders, draws=draws, seed=seed)
@@ -191,7 +203,7 @@ def compare(
     if json:
         print_json({**found.to_json(), "output": output and str(output)})
         return
-    names = [name for name in (*HEADLINES[found.task], "auroc (DeLong)") if name in found.values[0]]
+    names = [name for name in (*HEADLINES[found.task], DELONG) if name in found.values[0]]
     for who, differences in zip(found.names[1:], found.differences, strict=True):
         rows = [
             (

@@ -15,9 +15,10 @@ from sksurv.metrics import concordance_index_censored, concordance_index_ipcw
 from sksurv.util import Surv
 
 from beph_store.cohort import ColumnChoice
+from beph_store.engine.study.compare import compare
 from beph_store.engine.study.data import load_study
 from beph_store.engine.study.run import train_to
-from beph_store.engine.study.train import SplitOptions, TrainOptions
+from beph_store.engine.study.train import SplitOptions, TrainOptions, make_splits, with_val
 from beph_store.engine.study.trained import TrainedRun, predict
 from beph_store.errors import CohortError, HeadError, RecipeMismatch, UsageError
 from beph_store.heads import HeadOptions
@@ -120,6 +121,63 @@ def test_draws_against_one_test_set_are_rounds_of_their_own(planted, tmp_path) -
     assert frame["repeat"].n_unique() == 4
 
 
+@pytest.mark.parametrize("head", ["linear", "abmil"])
+def test_draws_are_ten_and_differ_whatever_the_head(planted, head) -> None:
+    study = load_study(planted.store, planted.labels, "classify", columns=ColumnChoice(target="label"))
+    options = TrainOptions(HeadOptions(head=head), SplitOptions("monte-carlo"))
+    splits = make_splits(study, with_val(options), seed=0)
+    assert len(splits) == 10
+    assert len({split.train for split in splits}) > 5
+    assert {len(split.test) for split in splits} == {5}
+
+
+@pytest.mark.parametrize(
+    "changed", [{"train_fraction": 0.5}, {"repeats": 2}, {"scheme": "monte-carlo"}], ids=str
+)
+def test_splits_that_are_handed_over_are_not_changed_in_silence(planted, tmp_path, changed) -> None:
+    study = load_study(planted.store, planted.labels, "classify", columns=ColumnChoice(target="label"))
+    flag = next(iter(changed)).replace("_", "-")
+    with pytest.raises(UsageError, match=f"--{flag} cannot change splits"):
+        make_splits(study, SplitOptions(given=tmp_path, **changed), seed=0)
+
+
+def test_the_order_of_the_classes_is_the_users(planted, classified, tmp_path) -> None:
+    columns = ColumnChoice(target="label", classes=("tumour", "normal"))
+    study = load_study(planted.store, planted.labels, "classify", columns=columns)
+    turned = train_to(tmp_path / "turned", study, FAST)
+    assert turned.to_json()["classes"] == ["tumour", "normal"]
+    assert "The positive class is normal" in (turned.out / "report.html").read_text()
+    assert "The positive class is tumour" in (classified.out / "report.html").read_text()
+    found = compare([classified.out, turned.out], draws=50)
+    assert found.values[0]["auprc"] == classified.evaluation.metrics["auprc"].value
+    assert found.differences[0]["auprc"].difference == pytest.approx(0, abs=1e-6)
+    assert found.differences[0]["log_loss"].difference == pytest.approx(0, abs=1e-4)
+
+
+def test_trainings_of_other_classes_are_not_compared(planted, classified, tmp_path) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text(planted.labels.read_text().replace("tumour", "lesion"))
+    study = load_study(planted.store, labels, "classify", columns=ColumnChoice(target="label"))
+    other = train_to(tmp_path / "other", study, FAST)
+    with pytest.raises(CohortError, match=r"other classes \(p_lesion, p_normal\)"):
+        compare([classified.out, other.out], draws=50)
+
+
+def test_another_slide_of_a_patient_that_took_part_is_that_patients(classified) -> None:
+    run = TrainedRun.open(classified.out)
+    assert run.case_for("site1/c01-0.svs", None) == "c01"
+    assert run.case_for("later/new.svs", "C01") == "c01"
+    assert run.case_for("later/new.svs", None) == "later/new.svs"
+    assert run.case_for("TCGA-AA-1234-01Z-00-DX2.svs", None) == "TCGA-AA-1234"
+
+
+def test_the_report_says_what_was_used_in_words(classified) -> None:
+    text = (classified.out / "report.html").read_text()
+    assert "ridge penalty by split" in text
+    assert "epochs" not in text
+    assert "no case is on two sides of a split" in text
+
+
 def test_a_report_is_self_contained_and_escapes_what_it_is_given(planted, tmp_path) -> None:
     rows = list(csv.reader(planted.labels.open()))
     evil = [[*row[:2], row[2].replace("tumour", "<b onload=x>"), *row[3:]] for row in rows]
@@ -185,3 +243,4 @@ def test_splits_that_leak_are_refused_unless_asked_for(planted, tmp_path) -> Non
     allowed = SplitOptions(given=folder, allow_leaks=True)
     report = train_to(tmp_path / "b", study, TrainOptions(split=allowed, draws=50))
     assert any("val and test are the same" in text for text in report.warnings)
+    assert "1 of 1 splits have cases on two sides" in (tmp_path / "b" / "report.html").read_text()

@@ -37,10 +37,11 @@ class RingSpec:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Open a slide and cut it."""
+    """Open a slide and cut it, or take ``tiles`` as another reader cut it and say nothing of it."""
 
     task: SlideTask
     spec: TileSpec
+    tiles: TileSet | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,13 @@ class Read:
     """Read these tiles of the open slide, in any order, then close it; none closes it at once."""
 
     tile_index: NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Give:
+    """Give up half of what is left to read, for a reader that has nothing to do; or all of it, for good."""
+
+    everything: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +92,14 @@ class Chunk:
     slot: int
     tile_index: NDArray[np.int32]
     ok: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a reader gave up of its slide; nothing where little was left."""
+
+    slide_id: str
+    tile_index: NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)

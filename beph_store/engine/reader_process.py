@@ -17,7 +17,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from beph_store.engine.messages import Chunk, Closed, Failed, Free, Open, Opened, Read, Ready, RingSpec
+from beph_store.engine.messages import (
+    Chunk,
+    Closed,
+    Failed,
+    Free,
+    Give,
+    Given,
+    Open,
+    Opened,
+    Read,
+    Ready,
+    RingSpec,
+)
 from beph_store.engine.report import ReadStats
 from beph_store.errors import BephStoreError
 from beph_store.records import Rasters, TileSet, TileSpec
@@ -28,6 +40,8 @@ from beph_store.tissue import find_tissue
 #: Scale at which tissue is looked for, and the longest side of the thumbnail that is kept.
 OVERVIEW_MPP = 8.0
 THUMBNAIL_PX = 1024
+#: With fewer tiles left a reader keeps them: another would take longer to open the slide.
+GIVE_MIN_TILES = 256
 
 
 def run(connection: Connection, ring: RingSpec) -> None:
@@ -50,12 +64,15 @@ class _Server:
         self._connection = connection
         self._slots = slots
         self._free = deque(range(len(slots)))
+        self._asked: Give | None = None
         self._stats = ReadStats()
 
-    def serve(self, message: Open | Free) -> None:
+    def serve(self, message: Open | Free | Give) -> None:
         if isinstance(message, Free):
             self._free.append(message.slot)
-            return
+        if not isinstance(message, Open):
+            return  # what was asked of a slide that is closed is void: `Closed` answered it
+        self._asked = None
         self._stats = ReadStats()
         slide_id = message.task.slide_id
         try:
@@ -70,15 +87,17 @@ class _Server:
 
     def _slide(self, message: Open) -> None:
         start = time.perf_counter()
-        task = message.task
+        task, tiles = message.task, message.tiles
         with open_slide(task.path, slide_id=task.slide_id, mpp=task.mpp, mpp_source=task.mpp_source) as slide:
-            tiles, rasters = survey(slide, message.spec)
+            if tiles is None:
+                tiles, rasters = survey(slide, message.spec)
+                self._connection.send(Opened(task.slide_id, slide.info, tiles, rasters, slide.backend))
             self._stats.busy += time.perf_counter() - start
-            self._connection.send(Opened(task.slide_id, slide.info, tiles, rasters, slide.backend))
             todo = self._wait_for_read().tile_index
             if len(todo):
                 self._read(TileReader(slide, tiles), todo)
-            self._stats.decodes, self._stats.distinct = slide.decodes or 0, slide.distinct or 0
+            self._stats.decodes += slide.decodes or 0
+            self._stats.distinct += slide.distinct or 0
         self._connection.send(Closed(task.slide_id, self._stats))
 
     def _wait_for_read(self) -> Read:
@@ -86,23 +105,48 @@ class _Server:
             message = self._connection.recv()
             if isinstance(message, Read):
                 return message
-            self._free.append(message.slot)
+            self._note(message)
 
     def _read(self, reader: TileReader, todo: NDArray[np.int32]) -> None:
         order = reader.order(todo)
         size = self._slots.shape[1]
-        for start in range(0, len(order), size):
-            index = order[start : start + size]
+        start = 0
+        while start < len(order):
             slot = self._take_slot()
+            order = self._share(reader, order, start)
+            index = order[start : start + size]
+            if not len(index):
+                self._free.append(slot)
+                return
             began = time.perf_counter()
             ok = reader.read(index, self._slots[slot, : len(index)])
             self._stats.busy += time.perf_counter() - began
             self._connection.send(Chunk(reader.slide_id, slot, index, ok))
+            start += size
 
     def _take_slot(self) -> int:
         while self._connection.poll() or not self._free:
-            self._free.append(self._connection.recv().slot)
+            self._note(self._connection.recv())
         return self._free.popleft()
+
+    def _note(self, message: Free | Give) -> None:
+        if isinstance(message, Free):
+            self._free.append(message.slot)
+        else:
+            self._asked = message
+
+    def _share(self, reader: TileReader, order: NDArray[np.int32], start: int) -> NDArray[np.int32]:
+        """``order`` without what was given up, which is its end: macro-tiles on the cut are decoded on both sides."""
+        asked, self._asked = self._asked, None
+        if asked is None:
+            return order
+        left = len(order) - start
+        kept = 0 if asked.everything else left if left < GIVE_MIN_TILES else left - left // 2
+        given = order[start + kept :]
+        self._connection.send(Given(reader.slide_id, given))
+        # Each side will count the macro-tiles on the cut as its own.
+        self._stats.distinct -= reader.common_macro_tiles(order[: start + kept], given)
+        return order[: start + kept]
 
 
 def survey(slide: SlideReader, spec: TileSpec) -> tuple[TileSet, Rasters]:

@@ -2,71 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import mmap
-import multiprocessing
-import os
-import sys
-import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
-from pathlib import Path
+from multiprocessing.connection import wait
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from beph_store.engine import reader_process
-from beph_store.engine.messages import Chunk, Closed, Failed, Free, Open, Opened, Read, Ready, RingSpec
+from beph_store.engine.messages import Chunk, Closed, Failed, Free, Give, Given, Open, Opened, Read, Ready
 from beph_store.engine.plan import SlideTask
+from beph_store.engine.reader_handle import Reader, RingShape, start_reader
+from beph_store.engine.reader_process import GIVE_MIN_TILES
 from beph_store.engine.report import ReadStats
-from beph_store.records import TileSpec
+from beph_store.records import TileSet, TileSpec
 
-_MAIN = threading.Lock()
 #: A reader that says nothing for so long while it could work is taken for hung.
 STALL_SECONDS = 300.0
-_RING_PREFIX = "beph-store-ring-"
-#: A ring loses its name once its reader has started; one that has kept it so long is left by a killed run.
-_RING_NAMED_SECONDS = 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class RingShape:
-    """How far a reader may run ahead: ``slots`` chunks of ``chunk`` tiles."""
-
-    slots: int = 6
-    chunk: int = 32
-
-
-@dataclass(slots=True, eq=False)
-class _Reader:
-    process: BaseProcess
-    connection: Connection
-    slots: NDArray[np.uint8]
-    ring: RingSpec
-    slide_id: str | None = None
-    waiting: bool = False  # for our Read
-    taken: int = 0  # slots that we hold
-    heard: float = field(default_factory=time.monotonic)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def send(self, message: Open | Read | Free) -> None:
-        # If it died, `events` will say so; if it was let go after its last slide, it needs no answer.
-        with self.lock, contextlib.suppress(OSError):
-            self.connection.send(message)
-
-    def unlink_ring(self) -> None:
-        """Once mapped by both sides the file needs no name; without one nothing can be left behind."""
-        Path(self.ring.path).unlink(missing_ok=True)
-
-    def stalled(self) -> bool:
-        could_work = self.slide_id is not None and not self.waiting and self.taken < self.ring.slots
-        return could_work and time.monotonic() - self.heard > STALL_SECONDS
+#: With fewer tiles left on a slide, no further process is started to help with it.
+START_MIN_TILES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +41,24 @@ class Tiles:
 Event = Opened | Tiles | Closed | Failed
 
 
+@dataclass(slots=True)
+class _Slide:
+    """A slide being read, by one reader or several; over when the last of them is done."""
+
+    task: SlideTask
+    readers: list[Reader]
+    tiles: TileSet | None = None
+    stats: ReadStats = field(default_factory=ReadStats)
+    failed: bool = False
+
+
 class ReaderPool:
     """``workers`` processes that read ``tasks`` in order. Iterate over ``events`` in one thread.
 
     A task is read only if ``admit`` says so when its turn comes. Every admitted slide ends with one
     ``Closed`` or ``Failed``. After ``Opened`` the slide waits for ``read``.
-    ``read`` and ``give_back`` may be called from other threads.
+    A process without a slide of its own takes over half of what another has left, so that one giant slide does not
+    end a run alone. ``read`` and ``give_back`` may be called from other threads.
     """
 
     def __init__(
@@ -105,8 +74,9 @@ class ReaderPool:
         self._spec = spec
         self._shape = shape or RingShape()
         self._admit = admit
+        self._workers = workers
         self._readers = [self._start() for _ in range(min(workers, len(tasks)))]
-        self._by_slide: dict[str, _Reader] = {}
+        self._slides: dict[str, _Slide] = {}
         self._stop = threading.Event()
 
     def events(self) -> Iterator[Event]:
@@ -123,22 +93,23 @@ class ReaderPool:
         return any(reader.slide_id is not None for reader in self._readers)
 
     def _round(self) -> Iterator[Event]:
-        handles: dict[Any, _Reader] = {}
+        handles: dict[Any, Reader] = {}
         for reader in self._readers:
             handles[reader.connection] = handles[reader.process.sentinel] = reader
         for reader in {handles[handle] for handle in wait(list(handles), timeout=0.2)}:
             yield from self._hear(reader)
         for reader in list(self._readers):
-            if reader.stalled():
-                yield self._bury(reader, f"the reader did nothing for {STALL_SECONDS:.0f} s and was stopped")
+            if reader.stalled(STALL_SECONDS):
+                yield from self._bury(
+                    reader, f"the reader did nothing for {STALL_SECONDS:.0f} s and was stopped"
+                )
+        self._share_out()
 
     def read(self, slide_id: str, tile_index: NDArray[np.int32]) -> None:
         """Let an opened slide go on with these tiles; with none it is closed."""
-        reader = self._by_slide.get(slide_id)
-        if reader is not None:
-            reader.waiting = False
-            reader.heard = time.monotonic()
-            reader.send(Read(tile_index))
+        slide = self._slides.get(slide_id)
+        for reader in list(slide.readers) if slide else ():
+            self._let_read(reader, tile_index)
 
     def give_back(self, tiles: Tiles) -> None:
         """The pixels were used."""
@@ -158,123 +129,119 @@ class ReaderPool:
             reader.unlink_ring()
             reader.connection.close()
 
-    def _hear(self, reader: _Reader) -> Iterator[Event]:
+    def _hear(self, reader: Reader) -> Iterator[Event]:
         try:
             while reader.connection.poll():
                 message = reader.connection.recv()
                 reader.heard = time.monotonic()
-                if isinstance(message, Ready):
-                    reader.unlink_ring()
-                elif isinstance(message, Chunk):
-                    reader.taken += 1
-                    pixels = reader.slots[message.slot, : len(message.tile_index)]
-                    yield Tiles(
-                        message.slide_id, message.tile_index, message.ok, pixels, reader, message.slot
-                    )
-                elif isinstance(message, Opened):
-                    reader.waiting = True
-                    yield message
-                elif isinstance(message, Closed | Failed):
-                    self._next(reader)
-                    yield message
+                yield from self._handle(reader, message)
             dead = not reader.process.is_alive() and not reader.connection.poll()
         except (EOFError, ConnectionResetError, OSError):
             dead = True
         if dead and reader in self._readers:
             reader.process.join(5)
-            yield from self._bury_dead(reader)
+            how = reader.how_it_ended()
+            why = f"the reader crashed on this file ({how}): check it with another viewer, or convert it"
+            yield from self._bury(reader, why)
 
-    def _bury_dead(self, reader: _Reader) -> Iterator[Event]:
-        code = reader.process.exitcode
-        how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        if reader.slide_id is None:
-            self._readers.remove(reader)
-            return
-        yield self._bury(
-            reader, f"the reader crashed on this file ({how}): check it with another viewer, or convert it"
-        )
+    def _handle(self, reader: Reader, message: Any) -> Iterator[Event]:
+        if isinstance(message, Ready):
+            reader.unlink_ring()
+        elif isinstance(message, Chunk):
+            reader.taken += 1
+            reader.left -= len(message.tile_index)
+            pixels = reader.slots[message.slot, : len(message.tile_index)]
+            yield Tiles(message.slide_id, message.tile_index, message.ok, pixels, reader, message.slot)
+        elif isinstance(message, Opened):
+            reader.waiting = True
+            self._slides[message.slide_id].tiles = message.tiles
+            yield message
+        elif isinstance(message, Given):
+            self._take_over(reader, message)
+        elif isinstance(message, Closed | Failed):
+            yield from self._leave(reader, message)
+            self._next(reader)
 
-    def _bury(self, reader: _Reader, why: str) -> Failed:
-        slide_id = reader.slide_id or ""
+    def _leave(self, reader: Reader, message: Closed | Failed) -> Iterator[Event]:
+        """A reader is done with its slide; the slide is over with the last one, or with the first that failed."""
+        slide = self._slides[message.slide_id]
+        slide.readers.remove(reader)
+        slide.stats.add(message.stats)
+        reader.slide_id, reader.left, reader.asked = None, 0, False
+        if isinstance(message, Failed) and not slide.failed:
+            slide.failed = True
+            yield Failed(message.slide_id, message.error, message.stats)
+            for other in slide.readers:
+                other.send(Give(everything=True))
+        if not slide.readers:
+            del self._slides[message.slide_id]
+            if not slide.failed:
+                yield Closed(message.slide_id, slide.stats)
+
+    def _bury(self, reader: Reader, why: str) -> Iterator[Event]:
         reader.process.kill()
         reader.unlink_ring()
         self._readers.remove(reader)
-        self._by_slide.pop(slide_id, None)
+        if reader.slide_id is not None:
+            yield from self._leave(reader, Failed(reader.slide_id, why, ReadStats()))
         if self._tasks and not self._stop.is_set():
             fresh = self._start()
             self._readers.append(fresh)
             self._next(fresh)
-        return Failed(slide_id, why, ReadStats())
 
-    def _next(self, reader: _Reader) -> None:
-        if reader.slide_id is not None:
-            self._by_slide.pop(reader.slide_id, None)
-        reader.slide_id = None
+    def _next(self, reader: Reader) -> None:
         while self._tasks and not self._stop.is_set():
             task = self._tasks.popleft()
             if not self._admit(task):
                 continue
-            reader.slide_id = task.slide_id
-            self._by_slide[task.slide_id] = reader
-            reader.heard = time.monotonic()
-            reader.send(Open(task, self._spec))
+            self._slides[task.slide_id] = _Slide(task, [reader])
+            self._open(reader, task, None)
             return
 
-    def _start(self) -> _Reader:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        ring, slots = _make_ring(self._shape, self._spec.tile_px)
-        process = context.Process(target=reader_process.run, args=(theirs, ring), daemon=True, name="reader")
-        with _without_main():
-            process.start()
-        theirs.close()
-        return _Reader(process, ours, slots, ring)
+    def _open(self, reader: Reader, task: SlideTask, tiles: TileSet | None) -> None:
+        reader.slide_id = task.slide_id
+        reader.heard = time.monotonic()
+        reader.send(Open(task, self._spec, tiles))
 
+    def _let_read(self, reader: Reader, tile_index: NDArray[np.int32]) -> None:
+        reader.waiting = False
+        reader.left = len(tile_index)
+        reader.heard = time.monotonic()
+        reader.send(Read(tile_index))
 
-@contextlib.contextmanager
-def _without_main() -> Iterator[None]:
-    """Keep a spawned process from running the user's script again: a reader needs nothing of it.
+    def _share_out(self) -> None:
+        """Ask the readers with most left for half of it, one for each reader that has nothing to do."""
+        if self._tasks or self._stop.is_set():
+            return
+        idle = sum(reader.slide_id is None for reader in self._readers)
+        idle -= sum(reader.asked for reader in self._readers)
+        richest = sorted((r for r in self._readers if not r.asked), key=lambda r: r.left, reverse=True)
+        for reader in richest:
+            if idle <= 0 and reader.left >= START_MIN_TILES and len(self._readers) < self._workers:
+                self._readers.append(self._start())  # it takes a second; what it gets is decided then
+                idle += 1
+            if idle <= 0 or reader.left < 2 * GIVE_MIN_TILES:
+                return
+            reader.asked = True
+            reader.send(Give())
+            idle -= 1
 
-    Otherwise a script that calls ``ingest`` without ``if __name__ == "__main__"`` would start itself in every reader.
-    """
-    main = sys.modules["__main__"]
-    with _MAIN:
-        kept: dict[str, Any] = {
-            name: main.__dict__.pop(name) for name in ("__spec__", "__file__") if name in main.__dict__
-        }
-        main.__spec__ = None
-        try:
-            yield
-        finally:
-            main.__dict__.update(kept)
+    def _take_over(self, giver: Reader, given: Given) -> None:
+        """Hand what a reader gave up to one that has nothing to do."""
+        giver.asked = False
+        slide = self._slides[given.slide_id]
+        giver.left -= len(given.tile_index)
+        if slide.failed or not len(given.tile_index):
+            return
+        taker = next((r for r in self._readers if r.slide_id is None), None) or self._start_one()
+        slide.readers.append(taker)
+        self._open(taker, slide.task, slide.tiles)
+        self._let_read(taker, given.tile_index)
 
+    def _start_one(self) -> Reader:
+        """For the rare case that the reader for whom something was given up has died meanwhile."""
+        self._readers.append(self._start())
+        return self._readers[-1]
 
-def _make_ring(shape: RingShape, tile_px: int) -> tuple[RingSpec, NDArray[np.uint8]]:
-    spec = RingSpec("", shape.slots, shape.chunk, tile_px)
-    folder = _ring_folder(spec.nbytes)
-    _sweep(folder or tempfile.gettempdir())
-    handle, path = tempfile.mkstemp(prefix=_RING_PREFIX, dir=folder)
-    with os.fdopen(handle, "r+b") as file:
-        file.truncate(spec.nbytes)
-        memory = mmap.mmap(file.fileno(), spec.nbytes)
-    return RingSpec(path, shape.slots, shape.chunk, tile_px), np.frombuffer(memory, np.uint8).reshape(
-        spec.shape
-    )
-
-
-def _sweep(folder: str) -> None:
-    """Remove rings of runs that were killed while their readers started."""
-    for ring in Path(folder).glob(f"{_RING_PREFIX}*"):
-        with contextlib.suppress(OSError):  # somebody else's, or gone by now
-            if time.time() - ring.stat().st_mtime > _RING_NAMED_SECONDS:
-                ring.unlink()
-
-
-def _ring_folder(nbytes: int) -> str | None:
-    """/dev/shm when it has room: containers often give it 64 MB, and writing past that kills the process."""
-    shm = Path("/dev/shm")
-    if shm.is_dir() and os.access(shm, os.W_OK):
-        stat = os.statvfs(shm)
-        if stat.f_bavail * stat.f_frsize > 4 * nbytes:
-            return str(shm)
-    return None
+    def _start(self) -> Reader:
+        return start_reader(self._shape, self._spec.tile_px)

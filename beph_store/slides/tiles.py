@@ -81,3 +81,17 @@ class TileReader:
         # Memory that was just let go is still in the processor's cache: a third faster than a large heap.
         self._slide.hold((min(columns, widest) + 1) * column_bytes * 5 // 4)
         return chosen[np.lexsort((x, y, x // (columns * macro[0])))].astype(np.int32)
+
+    def common_macro_tiles(self, some: _IntArray, others: _IntArray) -> int:
+        """How many macro-tiles tiles of both sides lie on; 0 where the file has none that are known."""
+        return len(self._macro_tiles(some) & self._macro_tiles(others))
+
+    def _macro_tiles(self, indices: _IntArray) -> set[tuple[int, int]]:
+        macro = self._slide.macro_tile(self.level)
+        if macro is None or not len(indices):
+            return set()
+        first = self._corner[indices] // macro
+        last = (self._corner[indices] + self.region_px - 1) // macro
+        across, down = (int(v) + 1 for v in (last - first).max(axis=0))
+        places = [np.minimum(first + np.array([i, j]), last) for i in range(across) for j in range(down)]
+        return set(map(tuple, np.unique(np.concatenate(places), axis=0).tolist()))

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beph_store.engine import readers
+from beph_store.engine import reader_handle, readers
 from beph_store.engine.messages import Closed, Failed, Opened
 from beph_store.engine.plan import plan
 from beph_store.engine.readers import Event, ReaderPool, RingShape, Tiles
 from beph_store.records import TileSpec
 from beph_store.slides import open_slide
+from beph_store.testing.synthetic import SlidePlan, write_slide
 
 SPEC = TileSpec(224, 0.5, 224, 0.25, "otsu-saturation")
 
@@ -118,13 +119,75 @@ def test_what_is_not_admitted_is_not_read(folder: Path) -> None:
 def test_rings_of_killed_runs_are_swept_and_those_of_starting_runs_are_not(
     tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(readers, "_ring_folder", lambda nbytes: str(tmp_path))
+    monkeypatch.setattr(reader_handle, "_ring_folder", lambda nbytes: str(tmp_path))
     old, fresh, other = (tmp_path / n for n in ("beph-store-ring-old", "beph-store-ring-new", "else"))
     for path in (old, fresh, other):
         path.write_bytes(b"")
     for path in (old, other):
         os.utime(path, (time.time() - 7200,) * 2)
-    ring, _ = readers._make_ring(RingShape(), 8)
+    ring, _ = reader_handle._make_ring(RingShape(), 8)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
         [fresh.name, other.name, Path(ring.path).name]
     )
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory) -> Path:
+    """One slide of 2,100 tiles, by a hundred px, so that a few readers can share it."""
+    path = tmp_path_factory.mktemp("wide") / "wide.tif"
+    write_slide(path, SlidePlan(size=(4800, 4800), seed=3, nuisances=()))
+    return path
+
+
+DENSE = TileSpec(100, 0.5, 100, 0.0, "otsu-saturation")
+
+
+def _all(pool: ReaderPool, hold: float = 0.0) -> tuple[dict[int, int], set[int], list[Event]]:
+    """How often each tile came, from which processes, and how the slides ended."""
+    times: dict[int, int] = {}
+    sources, ends = set(), []
+    for event in pool.events():
+        if isinstance(event, Tiles):
+            for number in event.tile_index.tolist():
+                times[number] = times.get(number, 0) + 1
+            sources.add(event.source.process.pid)
+            time.sleep(hold if len(sources) == 1 else 0)  # until a helper has started
+        if isinstance(event, Closed | Failed):
+            ends.append(event)
+        _serve(pool, event)
+    return times, sources, ends
+
+
+def test_readers_without_a_slide_take_over_half_of_what_another_has_left(wide: Path, monkeypatch) -> None:
+    monkeypatch.setattr(readers, "START_MIN_TILES", 512)
+    alone, _, (whole,) = _all(ReaderPool(plan([wide]), DENSE, workers=1))
+    times, sources, (end,) = _all(
+        ReaderPool(plan([wide]), DENSE, workers=3, shape=RingShape(slots=2, chunk=16)), hold=0.1
+    )
+    assert times == alone == dict.fromkeys(range(len(alone)), 1)
+    assert len(sources) > 1
+    # Macro-tiles on a cut are decoded on both sides: told as decodes, counted once as distinct.
+    assert whole.stats.decodes == whole.stats.distinct
+    assert end.stats.distinct == whole.stats.distinct
+    assert end.stats.decodes > end.stats.distinct
+
+
+def test_a_helper_that_dies_fails_the_slide_once_and_stops_the_others(wide: Path, monkeypatch) -> None:
+    monkeypatch.setattr(readers, "START_MIN_TILES", 512)
+    pool = ReaderPool(plan([wide]), DENSE, workers=2, shape=RingShape(slots=2, chunk=16))
+    sources, ends, after = [], [], 0
+    for event in pool.events():
+        if isinstance(event, Tiles):
+            after += bool(ends)
+            if event.source.process.pid not in sources:
+                sources.append(event.source.process.pid)
+                if len(sources) == 2:
+                    os.kill(sources[1], signal.SIGSEGV)
+            time.sleep(0.1 if len(sources) == 1 else 0.01)
+        if isinstance(event, Closed | Failed):
+            ends.append(event)
+        _serve(pool, event)
+    (end,) = ends
+    assert isinstance(end, Failed)
+    assert "crashed on this file" in end.error
+    assert after < 50  # what was on its way already; some 65 chunks were left

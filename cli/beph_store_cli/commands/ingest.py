@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -101,9 +102,17 @@ def show(report: IngestReport) -> None:
             out.print(
                 f"each compressed tile of the files was decoded {report.decode_amplification:.2f} times"
             )
-    for name, why in report.passed_over:
-        out.print(Text(f"not {name}: {why}", style="dim"))
+    if report.passed_over:
+        out.print(Text(_passed_over(report.passed_over), style="dim"))
     out.print(f"recipe {report.recipe}")
+
+
+def _passed_over(runtimes: Sequence[tuple[str, str]]) -> str:
+    """In full what failed the gate; by name what is not there, which `doctor` explains."""
+    failed = [f"not {name}: {why}\n" for name, why in runtimes if "does not reproduce" in why]
+    absent = [name for name, why in runtimes if "does not reproduce" not in why]
+    also = f"faster runtimes that cannot be used here, see `beph-store doctor`: {', '.join(absent)}"
+    return "".join(failed) + (also if absent else "")
 
 
 def register(app: typer.Typer) -> None:

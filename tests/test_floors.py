@@ -57,6 +57,7 @@ TORCH_SIDE = (
     "beph_store.encoders.torch_side",
     "beph_store.heads.torch_side",
     "beph_store.pretrain",
+    "beph_store.runtimes.cuda",  # pinned memory, streams and graphs of every GPU runtime are torch's
     "beph_store.runtimes.peak",
     "beph_store.runtimes.torch",
     "beph_store_kernels.torch_ops",

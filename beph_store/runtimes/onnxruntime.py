@@ -8,6 +8,7 @@ reports it: ONNX Runtime falls back to the CPU silently when CUDA's libraries ar
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,21 @@ from numpy.typing import NDArray
 
 from beph_store.errors import RuntimeUnavailable
 from beph_store.records import EncoderSpec
+from beph_store.runtimes import gpus
+from beph_store.runtimes.onnxruntime_gpu import open_gpu
+from beph_store.runtimes.overlap import Streamed
 from beph_store.runtimes.protocol import RuntimeEntry, RuntimeOptions, check_tiles
 from beph_store.runtimes.stream import Direct, Stream
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-_BATCH = {CPU: 8, CUDA: 128}
+_BATCH = 8
+#: Memory in pieces as asked for, since batches are all alike; convolutions chosen by shape and not by a race, whose
+#: winner differs from run to run, and so do the last digits; float32 that is float32.
+_CUDA_OPTIONS = {
+    "arena_extend_strategy": "kSameAsRequested",
+    "cudnn_conv_algo_search": "HEURISTIC",
+    "use_tf32": "0",
+}
 _BOTH = (
     "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: pip uninstall both, then "
     "install beph-store[cpu] or beph-store[gpu], never both"
@@ -90,31 +101,44 @@ def cuda_available() -> str | None:
         return (
             "the GPU build of ONNX Runtime is not installed: pip uninstall onnxruntime, then beph-store[gpu]"
         )
-    if not _has_cuda_driver():
-        return "no NVIDIA driver: libcuda.so.1 (nvcuda.dll) cannot be opened"
-    return None
+    return gpus.why_none()
 
 
 def open_cpu(graph: Path, spec: EncoderSpec, options: RuntimeOptions) -> OnnxRuntime:
     """Start a session on the CPU. Raises RuntimeUnavailable."""
     threads = options.threads or allowed_cores()
-    session = _session(graph, CPU, options, threads)
+    session = _session(graph, CPU, {}, options, threads)
     cores = f"{threads} CPU core{'s' if threads > 1 else ''}"
-    return OnnxRuntime("onnxruntime", session, spec, options.batch or _BATCH[CPU], cores)
+    return OnnxRuntime("onnxruntime", session, spec, options.batch or _BATCH, cores)
 
 
-def open_cuda(graph: Path, spec: EncoderSpec, options: RuntimeOptions) -> OnnxRuntime:
-    """Start a session on the first NVIDIA GPU. Raises RuntimeUnavailable, also when it would fall back to the CPU."""
-    session = _session(graph, CUDA, options, options.threads or 1)
-    if CUDA not in session.get_providers():
-        raise RuntimeUnavailable(
-            "ONNX Runtime fell back to the CPU: CUDA's or cuDNN's libraries do not load; install "
-            "beph-store[gpu], which brings them, or pass --runtime onnxruntime"
-        )
-    return OnnxRuntime("onnxruntime-cuda", session, spec, options.batch or _BATCH[CUDA], "CUDA GPU 0")
+def open_cuda(graph: Path, spec: EncoderSpec, options: RuntimeOptions) -> Streamed:
+    """Start a session on one NVIDIA GPU. Raises RuntimeUnavailable, also when it would fall back to the CPU."""
+
+    def start(wanted: Mapping[str, str]) -> Any:
+        settings = {"device_id": str(options.device or 0), **_CUDA_OPTIONS, **wanted}
+        session = _session(graph, CUDA, settings, options, options.threads or 1)
+        if CUDA not in session.get_providers():
+            raise RuntimeUnavailable(
+                "ONNX Runtime fell back to the CPU: CUDA's or cuDNN's libraries do not load; install "
+                "beph-store[gpu], which brings them, or pass --runtime onnxruntime"
+            )
+        return session
+
+    return open_gpu("onnxruntime-cuda", start, spec, options)
 
 
-def _session(graph: Path, provider: str, options: RuntimeOptions, threads: int) -> Any:
+def decided_by() -> str:
+    """The version of whichever build is installed."""
+    for distribution in ("onnxruntime-gpu", "onnxruntime"):
+        if installed(distribution):
+            return f"{distribution} {version(distribution)}"
+    return ""
+
+
+def _session(
+    graph: Path, provider: str, wanted: Mapping[str, str], options: RuntimeOptions, threads: int
+) -> Any:
     if reason := cpu_available():
         raise RuntimeUnavailable(reason)
     import onnxruntime
@@ -127,7 +151,7 @@ def _session(graph: Path, provider: str, options: RuntimeOptions, threads: int) 
     if hasattr(onnxruntime, "preload_dlls") and provider == CUDA:
         onnxruntime.preload_dlls()
     try:
-        return onnxruntime.InferenceSession(str(graph), settings, providers=[provider])
+        return onnxruntime.InferenceSession(str(graph), settings, providers=[(provider, dict(wanted))])
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RuntimeUnavailable(f"ONNX Runtime cannot load {graph.name}: {first}", path=graph) from error
@@ -138,20 +162,18 @@ def allowed_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _has_cuda_driver() -> bool:
-    import ctypes
-
-    try:
-        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
-    except OSError:
-        return False
-    return True
-
-
-#: A bundle's fp16 graph runs here too. On a CPU it is slow, and there to be checked.
-_PRECISIONS = ("fp32", "fp16")
-
 ENTRIES = (
-    RuntimeEntry("onnxruntime-cuda", "ONNX Runtime on an NVIDIA GPU", cuda_available, open_cuda, _PRECISIONS),
-    RuntimeEntry("onnxruntime", "ONNX Runtime on the CPU", cpu_available, open_cpu, _PRECISIONS),
+    RuntimeEntry(
+        "onnxruntime-cuda",
+        "ONNX Runtime on an NVIDIA GPU",
+        cuda_available,
+        open_cuda,
+        ("fp16", "fp32"),
+        decided_by,
+        gpus.count,
+    ),
+    # The fp16 graph is slow on a CPU, and there to be checked.
+    RuntimeEntry(
+        "onnxruntime", "ONNX Runtime on the CPU", cpu_available, open_cpu, ("int8", "fp32", "fp16"), decided_by
+    ),
 )

@@ -7,11 +7,19 @@ from pathlib import Path
 
 from beph_store.errors import RuntimeUnavailable, UsageError
 from beph_store.records import EncoderSpec
-from beph_store.runtimes import onnxruntime, openvino
+from beph_store.runtimes import onnxruntime, openvino, tensorrt, tensorrt_rtx, torch
 from beph_store.runtimes.fleet import Fleet
 from beph_store.runtimes.protocol import Runtime, RuntimeEntry, RuntimeOptions
 
-RUNTIMES: tuple[RuntimeEntry, ...] = (*onnxruntime.ENTRIES[:-1], openvino.ENTRY, onnxruntime.ENTRIES[-1])
+RUNTIMES: tuple[RuntimeEntry, ...] = (
+    tensorrt.ENTRY,
+    tensorrt_rtx.ENTRY,
+    torch.TORCH_CUDA,
+    *onnxruntime.ENTRIES[:-1],
+    openvino.ENTRY,
+    onnxruntime.ENTRIES[-1],
+    torch.TORCH,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,15 @@ from beph_store.runtimes import (
     RUNTIMES,
     RuntimeEntry,
     RuntimeOptions,
+    gpus,
     list_runtimes,
     onnxruntime,
     select_runtime,
     table,
 )
+
+#: What ``gpus`` finds on a machine with one.
+ONE_GPU = ((gpus.Gpu(0, "a GPU that is pretended", (9, 0), 1),), None)
 
 
 @pytest.fixture
@@ -29,9 +33,15 @@ def packages(monkeypatch):
 
 def test_the_table_is_ordered_and_named_once():
     names = [entry.name for entry in RUNTIMES]
-    assert names[-2:] == ["openvino", "onnxruntime"], (
-        "the CPU comes after every GPU, its faster runtime first"
-    )
+    assert names == [
+        "tensorrt",
+        "tensorrt-rtx",
+        "torch-cuda",
+        "onnxruntime-cuda",
+        "openvino",
+        "onnxruntime",
+        "torch",
+    ], "every GPU before the CPU, the faster runtime first"
     assert len(set(names)) == len(names)
     assert [state.name for state in list_runtimes()] == names
 
@@ -79,9 +89,9 @@ def test_cuda_needs_the_gpu_build_and_a_driver(packages, monkeypatch):
     packages("onnxruntime")
     assert "beph-store[gpu]" in (onnxruntime.cuda_available() or "")
     packages("onnxruntime-gpu")
-    monkeypatch.setattr(onnxruntime, "_has_cuda_driver", lambda: False)
-    assert "no NVIDIA driver" in (onnxruntime.cuda_available() or "")
-    monkeypatch.setattr(onnxruntime, "_has_cuda_driver", lambda: True)
+    monkeypatch.setattr(gpus, "_look", lambda: ((), "no NVIDIA driver"))
+    assert onnxruntime.cuda_available() == "no NVIDIA driver"
+    monkeypatch.setattr(gpus, "_look", lambda: ONE_GPU)
     assert onnxruntime.cuda_available() is None
 
 
@@ -90,7 +100,7 @@ def test_a_silent_fall_back_to_the_cpu_is_an_error(graph, spec, packages, monkey
     if "CUDAExecutionProvider" in ort.get_available_providers():
         pytest.skip("this machine has CUDA")
     packages("onnxruntime-gpu")
-    monkeypatch.setattr(onnxruntime, "_has_cuda_driver", lambda: True)
+    monkeypatch.setattr(gpus, "_look", lambda: ONE_GPU)
     with (
         pytest.warns(UserWarning, match="CUDA"),
         pytest.raises(RuntimeUnavailable, match="fell back to the CPU"),

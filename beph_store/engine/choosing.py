@@ -83,7 +83,8 @@ def _open(
 ) -> tuple[Runtime, dict[str, Any]]:
     graph = bundle.onnx_path(precision)
     opened = open_runtime(entry, graph, bundle.spec_for(precision), options)
-    if entry.name == _EXPORTED_WITH and precision in bundle.parity:
+    # Whole-number products differ from one processor to the next: int8 is judged where it runs.
+    if entry.name == _EXPORTED_WITH and precision in bundle.parity and precision != "int8":
         return opened, bundle.parity
     kept = _verdict_file(entry, graph, opened)
     figures = _read(kept)

@@ -24,9 +24,6 @@ from beph_store.runtimes.stream import Direct, Stream
 NAME = "openvino"
 #: More tiles a call are not faster on a CPU.
 _BATCH = 8
-#: OpenVINO's words for the precision to compute in, and for what the processor can do.
-_HINT = {"bf16": "bf16", "fp32": "f32"}
-_CAPABILITY = {"bf16": "BF16"}
 
 
 class OpenVino:
@@ -76,9 +73,8 @@ def open_cpu(graph: Path, spec: EncoderSpec, options: RuntimeOptions) -> OpenVin
     openvino = _import()
     threads = options.threads or allowed_cores()
     core = openvino.Core()
-    _require(core, spec.precision)
     settings = {
-        "INFERENCE_PRECISION_HINT": _HINT[spec.precision],
+        "INFERENCE_PRECISION_HINT": _hint(core, spec.precision),
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         # Its own pinning ignores the cores that a container or taskset left to this process.
@@ -105,15 +101,18 @@ def _import() -> Any:
     return openvino
 
 
-def _require(core: Any, precision: str) -> None:
-    """Refuse a precision that the processor would only emulate: slower than fp32, and less exact."""
-    wanted = _CAPABILITY.get(precision)
-    if wanted is None or wanted in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        return
-    what = core.get_property("CPU", "FULL_DEVICE_NAME").strip()
-    raise RuntimeUnavailable(f"{what} has no {precision} (AVX512-BF16 or AMX): use --precision fp32")
+def _hint(core: Any, precision: str) -> str:
+    """OpenVINO's word for the precision; what an int8 graph leaves in float is computed in bf16 where there is bf16.
+
+    bf16 is refused where the processor would only emulate it: slower than fp32, and less exact.
+    """
+    has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if precision == "bf16" and not has_bf16:
+        what = core.get_property("CPU", "FULL_DEVICE_NAME").strip()
+        raise RuntimeUnavailable(f"{what} has no bf16 (AVX512-BF16 or AMX): use --precision fp32")
+    return "bf16" if precision != "fp32" and has_bf16 else "f32"
 
 
 ENTRY = RuntimeEntry(
-    NAME, "OpenVINO on the CPU", available, open_cpu, ("bf16", "fp32"), lambda: version("openvino")
+    NAME, "OpenVINO on the CPU", available, open_cpu, ("int8", "bf16", "fp32"), lambda: version("openvino")
 )

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from beph_store.encoders import load_bundle, probe_tiles
+from beph_store.encoders import Bundle, load_bundle, probe_tiles
+from beph_store.encoders.torch_side.quantise import quantise
 from beph_store.engine.choosing import gate
 from beph_store.errors import RuntimeUnavailable, UsageError
 from beph_store.runtimes import RUNTIMES, RuntimeEntry, RuntimeOptions, open_runtime
@@ -16,9 +17,19 @@ ROWS = [(entry, precision) for entry in RUNTIMES for precision in entry.precisio
 BATCH = 8
 
 
-def start(entry: RuntimeEntry, precision: str):
+@pytest.fixture(scope="module")
+def quantised(tmp_path_factory):
+    """beph-mini with an int8 graph. Read only."""
+    return quantise("beph-mini", tmp_path_factory.mktemp("quantised") / "mini").bundle
+
+
+@pytest.fixture(scope="module")
+def bundle(row, request):
+    return request.getfixturevalue("quantised") if row[1] == "int8" else load_bundle("beph-mini")
+
+
+def start(entry: RuntimeEntry, precision: str, bundle: Bundle):
     """The row with beph-mini, or a skip that says why it cannot be used here."""
-    bundle = load_bundle("beph-mini")
     if not bundle.has(precision):
         pytest.skip(f"beph-mini has no {precision} graph")
     if reason := entry.is_available():
@@ -37,8 +48,8 @@ def row(request):
 
 
 @pytest.fixture(scope="module")
-def runtime(row):
-    opened = start(*row)
+def runtime(row, bundle):
+    opened = start(*row, bundle)
     yield opened
     opened.close()
 
@@ -137,13 +148,13 @@ def test_a_stream_gives_what_encode_gives(runtime, tiles, vectors):
     assert stream.busy > 0
 
 
-def test_it_passes_the_gate(runtime):
-    report = gate(runtime, load_bundle("beph-mini"))
+def test_it_passes_the_gate(runtime, bundle):
+    report = gate(runtime, bundle)
     assert report.passed, report
 
 
-def test_a_closed_one_says_so(row, tiles):
-    opened = start(*row)
+def test_a_closed_one_says_so(row, bundle, tiles):
+    opened = start(*row, bundle)
     opened.close()
     opened.close()
     with pytest.raises(RuntimeUnavailable, match="closed"):

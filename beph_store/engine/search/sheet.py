@@ -34,7 +34,8 @@ def tile_pixels(table: SearchTable, hits: Sequence[Hit]) -> list[tuple[NDArray[n
             pixels = _from_file(table, slide_id, some)
             found |= {number: (tile, True) for number, tile in zip(numbers, pixels, strict=True)}
         except (BephStoreError, OSError):
-            found |= {number: (_from_thumbnail(table, hits[number]), False) for number in numbers}
+            cuts = _from_thumbnail(table, slide_id, some)
+            found |= {number: (cut, False) for number, cut in zip(numbers, cuts, strict=True)}
     return [found[number] for number in range(len(hits))]
 
 
@@ -54,14 +55,17 @@ def _from_file(table: SearchTable, slide_id: str, hits: Sequence[Hit]) -> NDArra
     return pixels
 
 
-def _from_thumbnail(table: SearchTable, hit: Hit) -> NDArray[np.uint8]:
-    image = table.store.rasters(table.record.recipe.key, hit.slide_id).thumbnail
-    row = table.rows[hit.slide_id]
+def _from_thumbnail(table: SearchTable, slide_id: str, hits: Sequence[Hit]) -> list[NDArray[np.uint8]]:
+    image = table.store.rasters(table.record.recipe.key, slide_id).thumbnail
+    row = table.rows[slide_id]
     scale = image.shape[1] / (row.width_l0 or image.shape[1])
-    x, y = (int(v * scale) for v in hit.origin_l0)
-    side = max(1, round(hit.footprint_l0 * scale))
-    cut: NDArray[np.uint8] = image[y : y + side, x : x + side]
-    return cut if cut.size else image[:1, :1]
+    cuts = []
+    for hit in hits:
+        x, y = (int(v * scale) for v in hit.origin_l0)
+        side = max(1, round(hit.footprint_l0 * scale))
+        cut: NDArray[np.uint8] = image[y : y + side, x : x + side]
+        cuts.append(cut if cut.size else image[:1, :1])
+    return cuts
 
 
 def query_picture(table: SearchTable, row: int | None, image: Path | None) -> Image.Image | None:

@@ -24,6 +24,7 @@ from beph_store_cli.commands import (
     importing,
     ingest,
     maintain,
+    map,
     query,
     search,
     train,
@@ -73,6 +74,7 @@ importing.register(app)
 train.register(app)
 heatmap.register(app)
 search.register(app)
+map.register(app)
 bench.register(app)
 app.add_typer(encoder.app, name="encoder")
 

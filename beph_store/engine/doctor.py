@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes.util
 import os
 import platform
 import shutil
@@ -12,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from beph_store.encoders import load_bundle
 from beph_store.errors import BephStoreError
-from beph_store.runtimes import list_runtimes
+from beph_store.runtimes import list_runtimes, visible_gpus, why_no_gpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +31,6 @@ def examine() -> list[Finding]:
 
 
 def _machine() -> list[Finding]:
-    gpu = ctypes.util.find_library("cuda")
-    smi = shutil.which("nvidia-smi")
     return [
         Finding(
             "machine",
@@ -42,14 +39,23 @@ def _machine() -> list[Finding]:
             f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         ),
         Finding("machine", "cores", True, str(os.cpu_count())),
+        *_gpus(),
+    ]
+
+
+def _gpus() -> list[Finding]:
+    if reason := why_no_gpu():
+        there = " (nvidia-smi is there)" if shutil.which("nvidia-smi") else ""
+        return [Finding("machine", "NVIDIA GPU", False, reason + there)]
+    return [
         Finding(
             "machine",
-            "NVIDIA GPU",
-            gpu is not None,
-            f"driver library {gpu}"
-            if gpu
-            else "no driver library (libcuda)" + (", though nvidia-smi is there" if smi else ""),
-        ),
+            f"NVIDIA GPU {gpu.number}",
+            True,
+            f"{gpu.name}, {gpu.memory_bytes / 2**30:.0f} GiB, compute capability "
+            + ".".join(map(str, gpu.capability)),
+        )
+        for gpu in visible_gpus()
     ]
 
 

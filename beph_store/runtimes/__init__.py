@@ -4,6 +4,8 @@ No runtime is imported before it is opened.
 """
 
 from beph_store.runtimes.cache import cache_folder
+from beph_store.runtimes.gpus import Gpu, visible_gpus
+from beph_store.runtimes.gpus import why_none as why_no_gpu
 from beph_store.runtimes.protocol import Runtime, RuntimeEntry, RuntimeOptions
 from beph_store.runtimes.stream import Direct, Several, Stream
 from beph_store.runtimes.table import (
@@ -17,6 +19,7 @@ from beph_store.runtimes.table import (
 
 __all__ = [
     "Direct",
+    "Gpu",
     "RUNTIMES",
     "Runtime",
     "RuntimeEntry",
@@ -29,4 +32,6 @@ __all__ = [
     "list_runtimes",
     "open_runtime",
     "select_runtime",
+    "visible_gpus",
+    "why_no_gpu",
 ]

@@ -33,7 +33,7 @@ def map_(
     ] = "umap",
     output: Annotated[
         list[Path] | None,
-        typer.Option("-o", "--output", help=".html or .png; may be repeated [map.html and map.png]."),
+        typer.Option("-o", "--output", help=".html or .png; may be repeated \\[map.html and map.png]."),
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="Which recipe, if the store has several.")] = None,
     json: JsonOption = False,

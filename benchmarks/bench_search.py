@@ -1,6 +1,7 @@
 """How well and how fast are neighbours found: all rows compared, by index, filtered, and beside other libraries?
 
     python benchmarks/bench_search.py [--sizes 100000 1000000] [--queries 500] [--hnsw-rows 200000] [--name search]
+                                      [--methods exact lance …]
 
 Vectors are drawn: 64 kinds of tissue on a curved 32-dimensional surface in 768 dimensions, a shift for every slide of
 5,000 tiles, a little noise; float16. Queries come from slides that are not in the table. Each method is built in one
@@ -226,6 +227,9 @@ def measure(rows: int, arguments: argparse.Namespace) -> dict[str, Any]:
         data = in_process(root, rows, 2, "prepare", arguments.queries)
         speed = {str(cores): in_process(root, rows, cores, "rates", cores) for cores in (1, 2)}
         for name, (package, builder, _, _, limited) in METHODS.items():
+            if not any(word in name for word in arguments.methods):
+                methods[name] = {"left_out": "not among --methods"}
+                continue
             if find_spec(package) is None:
                 methods[name] = {"left_out": f"{package} is not installed"}
                 continue
@@ -274,6 +278,9 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--queries", type=int, default=500)
     parser.add_argument("--hnsw-rows", type=int, default=200_000)
+    parser.add_argument(
+        "--methods", nargs="+", default=[""], help="only those whose names hold one of these words"
+    )
     parser.add_argument("--folder", help="where to put the data; default: the system's temporary folder")
     parser.add_argument("--name", default="search")
     parser.add_argument("--job", help=argparse.SUPPRESS)

@@ -63,7 +63,7 @@ def measure(tiles: NDArray[np.uint8]) -> TileQuality:
         there = optical.mean(axis=2) > _STAINED
         stained[number] = there.mean()
         if there.any():
-            density[number] = optical[there].mean(axis=0)
+            density[number] = optical[there].mean(axis=0, dtype=np.float64)
     return TileQuality(spread, focus, density, stained)
 
 

@@ -295,8 +295,8 @@ _RULES: Sequence[tuple[str, str, str]] = (
     (
         "same tissue",
         "sampled tiles are looked up in all other slides; many matches must agree on one turn, flip and shift, better "
-        "than chance would in one of 1,000 audits. Or at least 2 % of the tiles are over three times as near as any "
-        "other",
+        "than chance would in one of a million audits and 1.75 times as well as any other. Or at least 2 % of the "
+        "tiles are over three times as near as any other",
         "RANSAC (Fischler & Bolles 1981), a-contrario matching (Moisan & Stival 2004), ratio test (Lowe 2004)",
     ),
     (

@@ -55,7 +55,9 @@ def plan(
         )
     if slide_mpp is not None:
         tasks = [task if task.mpp is not None else replace(task, mpp=slide_mpp) for task in tasks]
-    return _refuse_same_ids([_refuse_odd_name(task) for task in tasks])
+    # Absolute, because the store outlives the folder in which the command was typed.
+    placed = [replace(task, path=task.path.absolute()) for task in tasks]
+    return _refuse_same_ids([_refuse_odd_name(task) for task in placed])
 
 
 def _not_a_scale(mpp: float) -> str | None:

@@ -119,3 +119,12 @@ def test_a_manifest_without_a_path_column_says_what_it_needs(folder: Path, tmp_p
     manifest.write_text("path,mpp\n")
     with pytest.raises(UsageError, match="has no rows"):
         plan([folder], manifest=manifest)
+
+
+def test_a_path_holds_wherever_the_next_command_is_typed(drawn_slide, tmp_path, monkeypatch) -> None:
+    (tmp_path / "slides").mkdir()
+    (tmp_path / "slides" / "a.tif").symlink_to(drawn_slide.path)
+    monkeypatch.chdir(tmp_path)
+    (task,) = plan(["slides"])
+    assert task.slide_id == "a.tif"
+    assert task.path == tmp_path / "slides" / "a.tif"

@@ -77,6 +77,7 @@ class Bench:
                 capture_output=True,
                 text=True,
                 timeout=self.limit,
+                cwd=self.folder,
                 env=self._environment(job.threads),
                 preexec_fn=self._pin,
             )

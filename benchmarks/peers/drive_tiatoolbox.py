@@ -1,7 +1,8 @@
 """tiatoolbox by its own `DeepFeatureExtractor`.
 
 It takes masks, not coordinates: a mask that marks the middle of each wanted tile makes its grid of 224 px keep exactly
-those. Its reader pads at the borders as it likes; no wanted tile reaches over one.
+those. Slides are linked under a name in .svs: a pyramidal .tif that is no OME-TIFF it does not hand to OpenSlide but
+decodes whole, in every worker.
 """
 
 from __future__ import annotations
@@ -57,10 +58,12 @@ def write_mask(path: Path, coords: Any, target: Path) -> None:
 def work(job: Job) -> None:
     """All slides in one call."""
     torch.set_num_threads(job.threads)
-    masks = []
+    links, masks = [], []
     for path, coords in job.each():
+        links.append(Path(job.out) / f"{path.stem}.svs")
+        links[-1].symlink_to(path)
         masks.append(Path(job.out) / f"{path.stem}.png")
-        write_mask(path, coords, masks[-1])
+        write_mask(links[-1], coords, masks[-1])
     one_to_one = [{"units": "baseline", "resolution": 1.0}]
     side = (TILE_PX, TILE_PX)
     config = IOPatchPredictorConfig(
@@ -70,15 +73,15 @@ def work(job: Job) -> None:
         Encoder(job), batch_size=job.batch, num_workers=job.workers, device="cpu", verbose=False
     )
     engine.run(
-        [path for path, _ in job.each()],
+        links,
         masks=masks,
         patch_mode=False,
         ioconfig=config,
         save_dir=Path(job.out) / "features",
         output_type="zarr",
     )
-    for mask in masks:
-        mask.unlink()
+    for file in (*links, *masks):
+        file.unlink()
 
 
 def read_back(job: Job) -> Stored:

@@ -56,10 +56,14 @@ FACTS: dict[str, dict[str, str]] = {
         "stores": "a zarr group a slide, float32, with coordinates at the resolution asked for",
         "resumes": "no: an existing folder is refused, or emptied with overwrite=True",
         "why": "one read a tile through its own reader; workers anew for each slide; a dask graph written at its end",
+        "licence": "BSD-3-Clause",
+        "deviates": "installed against its metadata, which wants torch < 2.13; slides linked as .svs, because a plain "
+        "pyramidal .tif is decoded whole in every worker",
         "from": "its docstrings and source as installed",
     },
     "wsinfer": {
         "stores": "a CSV a slide: the softmax of the vectors, as text",
+        "deviates": "installed with zarr < 3, since it does not import with zarr 3; compared by the logarithm",
         "resumes": "slide by slide, by the existence of the CSV",
         "why": "one read a tile; float32 on the CPU a tile at a time; workers started anew for each slide; CSV",
         "from": "its docstrings and source as installed",

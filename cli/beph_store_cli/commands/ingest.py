@@ -78,6 +78,8 @@ def ingest(
         print_json(report.to_json())
     else:
         show(report)
+        if report.passed_over:
+            console().print(Text(_passed_over(report.passed_over), style="dim"))
     if report.failed:
         typer.echo(f"error: {len(report.failed)} of {len(report.slides)} slides failed", err=True)
         raise typer.Exit(1)
@@ -102,8 +104,6 @@ def show(report: IngestReport) -> None:
             out.print(
                 f"each compressed tile of the files was decoded {report.decode_amplification:.2f} times"
             )
-    if report.passed_over:
-        out.print(Text(_passed_over(report.passed_over), style="dim"))
     out.print(f"recipe {report.recipe}")
 
 

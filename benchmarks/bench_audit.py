@@ -182,12 +182,12 @@ def small(table: SearchTable, originals: list[str]) -> dict[str, Any]:
             name = f"{base}-crop.tif"
             ((_, _, rows),) = slides(table, [name])
             where, side = table.flat.origin_l0[rows], n * table.footprint(table.slide(name))
-            for corner in where[rng.choice(len(where), 6, replace=False)]:
+            for corner in where[rng.choice(len(where), 4, replace=False)]:
                 own = rows[((where >= corner) & (where < corner + side)).all(axis=1)]
                 one = part(table, [*slides(table, originals), (name, name, own)])
                 hits = [
                     {one.flat.slide_ids[d.a], one.flat.slide_ids[d.b]} == {name, original}
-                    for d in look(one, 10**6).duplicates
+                    for d in look(one, 200).duplicates
                 ]
                 tries, found, tiles = tries + 1, found + any(hits), tiles + len(own)
         result[f"{n} × {n}"] = {"pieces": tries, "mean_tiles": round(tiles / tries, 1), "found": found}

@@ -43,6 +43,17 @@ class Audit:
         return tuple(one for one in self.tissue.duplicates if one.across_cases)
 
     @property
+    def leaked(self) -> str:
+        """How many pairs of slides leak, in words."""
+        count = len(self.leaks)
+        pairs = (
+            "1 pair of slides of different cases shows"
+            if count == 1
+            else f"{count} pairs of slides of different cases show"
+        )
+        return f"{pairs} the same tissue"
+
+    @property
     def skipped(self) -> str | None:
         """One line that says which slides' pixels were not looked at, and why; None if all were."""
         if self.pixels is None:

@@ -27,8 +27,8 @@ F64 = NDArray[np.float64]
 
 #: Fewer slides than these are no crowd that one could stand out from.
 LEAST_SLIDES = 5
-#: Least spread of the logarithm of distances that z is counted in.
-_DISTANCE_FLOOR = 0.15
+#: Least spread of the logarithm of distances that z is counted in: an outlier is at least 2.9 times as far as usual.
+_DISTANCE_FLOOR = 0.3
 _BLOCK = 256
 
 

@@ -86,12 +86,8 @@ def _show(found: Audit) -> None:
         _more(len(odd))
     if found.skipped:
         screen.print(found.skipped, markup=False)
-    leaks = len(found.leaks)
-    verdict = (
-        f"{leaks} pairs of slides of different cases show the same tissue: give both one case_id, or leave one out"
-        if leaks
-        else "no tissue was found in two cases"
-    )
+    cured = f"{found.leaked}: give both one case_id, or leave one out"
+    verdict = cured if found.leaks else "no tissue was found in two cases"
     screen.print(f"{len(ids):,} slides, {found.tissue.sampled:,} tiles looked up: {verdict}", markup=False)
 
 

@@ -23,7 +23,8 @@ class ColumnChoice:
     ``time_unit`` (``--time-unit``) goes before what the column's name says. ``event_means`` (``--event-means``):
     whether 1 / true / yes means that the event was seen or that the case was censored. ``event_value``
     (``--event-value``): the one value with that meaning, for columns in other words. ``conflicts``
-    (``--on-conflict``): what becomes of cases whose rows contradict each other.
+    (``--on-conflict``): what becomes of cases whose rows contradict each other; ``keep`` is for work on tiles, where
+    a case may hold several classes.
     """
 
     case: str | None = None
@@ -35,7 +36,7 @@ class ColumnChoice:
     time_unit: Literal["days", "months", "years"] | None = None
     event_means: Literal["event", "censored"] | None = None
     event_value: str | None = None
-    conflicts: Literal["refuse", "drop"] = "refuse"
+    conflicts: Literal["refuse", "drop", "keep"] = "refuse"
 
     def columns(self) -> tuple[str, ...]:
         """The columns named."""

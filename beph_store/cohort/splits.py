@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from beph_store.cohort.ids import tcga_site
 from beph_store.cohort.join import Cohort
 from beph_store.cohort.labels import some
-from beph_store.cohort.strata import Cases, Strata, carve, deal, generator, shrink, strata_of
+from beph_store.cohort.strata import Cases, Strata, carve, deal, generator, place, shrink, strata_of
 from beph_store.errors import CohortError
 from beph_store.records import Split
 
@@ -205,18 +205,6 @@ def _sites(cohort: Cohort, site_of: Mapping[str, str] | None) -> list[str]:
 
 def _place(site: NDArray[np.int64], strata: Strata, folds: int, rng: np.random.Generator) -> Cases:
     """(n,) int64: the fold of each case, whole sites together."""
-    groups = len(strata.names)
-    counts = np.zeros((int(site.max()) + 1, groups), dtype=np.int64)
+    counts = np.zeros((int(site.max()) + 1, len(strata.names)), dtype=np.int64)
     np.add.at(counts, (site, strata.core), 1)
-    ties = rng.random(len(counts))
-    order = sorted(range(len(counts)), key=lambda s: (-int(counts[s].sum()), float(ties[s])))
-    total = np.maximum(counts.sum(axis=0), 1)
-    held = np.zeros((folds, groups), dtype=np.int64)
-    fold_of_site = np.zeros(len(counts), dtype=np.int64)
-    for s in order:
-        # What the squares of the shares grow by: least where the classes of this site are scarcest.
-        growth = ((2 * held + counts[s]) * counts[s] / total).sum(axis=1)
-        best = min(range(folds), key=lambda f: (float(growth[f]), int(held[f].sum()), f))
-        fold_of_site[s] = best
-        held[best] += counts[s]
-    return fold_of_site[site]
+    return place(counts, folds, rng)[site]

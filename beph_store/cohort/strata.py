@@ -96,6 +96,25 @@ def shrink(members: Cases, strata: Strata, fraction: float, rng: np.random.Gener
     return np.sort(members[np.argsort(place, kind="stable")[:count]])
 
 
+def place(counts: Cases, folds: int, rng: np.random.Generator) -> Cases:
+    """(G,) int64: the fold of each group of ``counts`` (G, classes), that is of a site or a case and what it holds.
+
+    Greedily, the largest group first, each where it disturbs the balance of the classes least.
+    """
+    ties = rng.random(len(counts))
+    order = sorted(range(len(counts)), key=lambda g: (-int(counts[g].sum()), float(ties[g])))
+    total = np.maximum(counts.sum(axis=0), 1)
+    held = np.zeros((folds, counts.shape[1]), dtype=np.int64)
+    fold = np.zeros(len(counts), dtype=np.int64)
+    for g in order:
+        # What the squares of the shares grow by: least where the classes of this group are scarcest.
+        growth = ((2 * held + counts[g]) * counts[g] / total).sum(axis=1)
+        best = min(range(folds), key=lambda f: (float(growth[f]), int(held[f].sum()), f))
+        fold[g] = best
+        held[best] += counts[g]
+    return fold
+
+
 def _from_strata(members: Cases, fine: Cases, total: int, rng: np.random.Generator) -> list[Cases]:
     parts = [_shuffled(members[fine[members] == s], rng) for s in np.unique(fine[members])]
     quotas = _quota([len(part) for part in parts], total)

@@ -141,7 +141,9 @@ def label_text(label: Label) -> str:
 def _settle(
     rows: Sequence[LabelRow], choice: ColumnChoice, path: str
 ) -> tuple[list[LabelRow], list[Dropped]]:
-    """The rows whose case says one thing; cases that say two are refused, or dropped on demand."""
+    """The rows whose case says one thing; cases that say two are refused, or dropped or kept on demand."""
+    if choice.conflicts == "keep":
+        return list(rows), []
     said: dict[str, list[Label]] = defaultdict(list)
     for row in rows:
         if not any(same_label(row.label, label) for label in said[row.case_id]):

@@ -119,7 +119,7 @@ def _take(target: Target, cases: Index) -> Target:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Axes:
+class Axes:
     """Standardised training cases in their principal axes: z = (x - mean) / scale @ axes, power the mean square."""
 
     mean: Float
@@ -128,7 +128,7 @@ class _Axes:
     power: Float
 
 
-def _principal(train: Float) -> _Axes:
+def principal(train: Float) -> Axes:
     """Axes of (n, D) training vectors, at most min(n, D): a ridge solution lies in their span, so nothing is lost."""
     mean, scale = train.mean(axis=0), train.std(axis=0)
     scale = np.where(scale > 1e-12 * np.maximum(1.0, np.abs(mean)), scale, 1.0)
@@ -138,7 +138,7 @@ def _principal(train: Float) -> _Axes:
     keep = values > 1e-12 * max(float(values[-1]), 1e-300)
     values, vectors = values[keep], vectors[:, keep]
     axes = x.T @ (vectors / np.sqrt(values)) if short else vectors
-    return _Axes(mean, scale, axes, values / len(x))
+    return Axes(mean, scale, axes, values / len(x))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,7 +152,7 @@ class _Problem:
 
     def solve(self, pairs: Sequence[tuple[Index, Index]]) -> list[Head]:
         """Heads of splits that all have, or all lack, validation cases."""
-        axes = [_principal(self.vectors[train]) for train, _ in pairs]
+        axes = [principal(self.vectors[train]) for train, _ in pairs]
         rank = max(len(one.power) for one in axes)
         design = np.zeros((len(pairs), len(self.vectors), rank))
         power = np.zeros((len(pairs), rank))
@@ -237,7 +237,7 @@ class _Problem:
         summed = loss.reshape(len(loss), -1, many).sum(axis=1)
         return np.asarray(summed / np.maximum(held[:, :, ::many].sum(axis=(1, 2)), 1.0)[:, None])
 
-    def _head(self, train: Index, axes: _Axes, w: Float, free: Float, losses: Float) -> Head:
+    def _head(self, train: Index, axes: Axes, w: Float, free: Float, losses: Float) -> Head:
         coef = w[:, : len(axes.power)] @ axes.axes.T / axes.scale
         intercept = free - coef @ axes.mean
         weights: Weights = {}

@@ -110,9 +110,13 @@ class Ridge:
     link: Link
     columns: int
     intercept: bool
+    tolerance: float = 1e-8
 
-    def solve(self) -> tuple[Float, Float, NDArray[np.bool_]]:
-        """Weights (F, C, r, M), intercepts (F, C, M) and which problems (F, M) converged."""
+    def solve(self, start: tuple[Float, Float] | None = None) -> tuple[Float, Float, NDArray[np.bool_]]:
+        """Weights (F, C, r, M), intercepts (F, C, M) and which problems (F, M) converged.
+
+        ``start``: weights and intercepts near the solution, such as those of a neighbouring penalty.
+        """
         splits, _, rank = self.design.shape
         many = len(self.penalty)
         design, power = self.design, self.power
@@ -133,10 +137,15 @@ class Ridge:
             loss, slope = self.link(linear_logits(design, w))
             ridge = penalty * w
             value = loss + 0.5 * (ridge * w).sum(axis=(1, 2))
-            gradient = (design.transpose(0, 2, 1)[:, None] @ slope + ridge) * scale
+            gradient = (_by_column(design.transpose(0, 2, 1), slope) + ridge) * scale
             return value.ravel(), gradient.transpose(0, 3, 1, 2).reshape(theta.shape)
 
-        best = minimise(function, np.zeros((splits * many, columns * rows)))
+        begin = np.zeros((splits * many, columns * rows))
+        if start is not None:
+            near, free = start
+            whole = np.concatenate([near, free[:, :, None]], axis=2) if self.intercept else near
+            begin = (whole / scale).transpose(0, 3, 1, 2).reshape(begin.shape)
+        best = minimise(function, begin, self.tolerance)
         w = weights(best.point)
         free = w[:, :, rank] if self.intercept else np.zeros((splits, columns, many))
         return w[:, :, :rank], free, best.converged.reshape(splits, many)
@@ -144,7 +153,15 @@ class Ridge:
 
 def linear_logits(design: Float, w: Float) -> Float:
     """(F, C, n, M) of a design (F, n, r) and weights (F, C, r, M)."""
-    return np.asarray(design[:, None] @ w)
+    return _by_column(design, w)
+
+
+def _by_column(matrix: Float, many: Float) -> Float:
+    """(F, C, p, M) of (F, p, q) times each of (F, C, q, M), as one product: the matrix is read once, not C times."""
+    splits, columns, inner, problems = many.shape
+    flat = many.transpose(0, 2, 1, 3).reshape(splits, inner, columns * problems)
+    product = (matrix @ flat).reshape(splits, -1, columns, problems)
+    return np.ascontiguousarray(product.transpose(0, 2, 1, 3))
 
 
 def _sigmoid(z: Float) -> Float:

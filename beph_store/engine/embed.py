@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,15 @@ from beph_store.errors import UsageError
 from beph_store_kernels import resize_area
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+
+#: What becomes of an image of another size than the encoder's; each changes what the encoder sees.
+Fit = Literal["crop", "squeeze", "centre"]
+FITS: dict[str, str] = {
+    "crop": "the middle square of 7/8 of the short side, resized by area averaging (short side to 256, centre 224, as "
+    "BEPH's configuration tests)",
+    "squeeze": "the whole image resized by area averaging, its sides no longer in proportion",
+    "centre": "the middle of the image in the encoder's tile size, not resized",
+}
 
 
 def find_images(paths: Sequence[str | Path]) -> list[Path]:
@@ -61,11 +71,7 @@ def embed(
 
 def read_tile(path: Path, tile_px: int, *, resize: bool = False) -> NDArray[np.uint8]:
     """(tile_px, tile_px, 3) uint8 RGB."""
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UsageError(f"{path} cannot be read as an image: {error}", path=path) from error
+    pixels = read_image(path)
     if pixels.shape[:2] == (tile_px, tile_px):
         return pixels
     if not resize:
@@ -75,4 +81,31 @@ def read_tile(path: Path, tile_px: int, *, resize: bool = False) -> NDArray[np.u
             "squeeze it, which changes its scale",
             path=path,
         )
-    return resize_area(pixels, (tile_px, tile_px))
+    return fit_tile(pixels, tile_px, "squeeze")
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB; UsageError for what cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise UsageError(f"{path} cannot be read as an image: {error}", path=path) from error
+
+
+def fit_tile(pixels: NDArray[np.uint8], tile_px: int, fit: Fit) -> NDArray[np.uint8]:
+    """(tile_px, tile_px, 3) of an image (H, W, 3) of any size, as ``FITS`` says; as it is where its size is right.
+
+    Raises UsageError where ``centre`` meets an image that is smaller than a tile.
+    """
+    height, width = pixels.shape[:2]
+    if (height, width) == (tile_px, tile_px):
+        return pixels
+    if fit == "squeeze":
+        return resize_area(pixels, (tile_px, tile_px))
+    side = tile_px if fit == "centre" else max(1, round(min(height, width) * 7 / 8))
+    if side > min(height, width):
+        raise UsageError(f"an image of {width} × {height} px has no middle of {tile_px} px: pass --fit crop")
+    top, left = (height - side) // 2, (width - side) // 2
+    middle = np.ascontiguousarray(pixels[top : top + side, left : left + side])
+    return middle if side == tile_px else resize_area(middle, (tile_px, tile_px))

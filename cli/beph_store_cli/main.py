@@ -25,6 +25,7 @@ from beph_store_cli.commands import (
     ingest,
     maintain,
     map,
+    probe,
     query,
     search,
     train,
@@ -73,8 +74,10 @@ embed.register(app)
 importing.register(app)
 train.register(app)
 heatmap.register(app)
+probe.register(app)
 search.register(app)
 map.register(app)
+probe.register(app)
 bench.register(app)
 app.add_typer(encoder.app, name="encoder")
 

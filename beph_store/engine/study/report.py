@@ -53,14 +53,21 @@ def warnings_of(training: Training) -> list[str]:
     found = []
     if options.shuffle_labels:
         found.append("The labels were shuffled: a control whose figures must sit at chance.")
+    found += seen_by(encoder.name, study.case_ids)
+    found += [f"Split: {leak.text}." for leak in training.leaks if leak.severity != "info"]
+    return found
+
+
+def seen_by(encoder: str, case_ids: Sequence[str]) -> list[str]:
+    """A warning for each set that the encoder is known to have been trained on and whose cases these look like."""
+    found = []
     for name, pattern, what in _SEEN:
-        concerned = [case for case in study.case_ids if re.match(pattern, case, re.IGNORECASE)]
-        if encoder.name == name and concerned:
+        concerned = [case for case in case_ids if re.match(pattern, case, re.IGNORECASE)]
+        if encoder == name and concerned:
             found.append(
-                f"{what}, and {len(concerned)} of these {len(study.case_ids)} cases look like theirs: the encoder may "
+                f"{what}, and {len(concerned)} of these {len(case_ids)} cases look like theirs: the encoder may "
                 "have seen the slides tested here, so an outside cohort is the fair test."
             )
-    found += [f"Split: {leak.text}." for leak in training.leaks if leak.severity != "info"]
     return found
 
 

@@ -234,6 +234,7 @@ def options() -> argparse.Namespace:
 def main() -> None:
     """See the top of the file."""
     args, start = options(), time.perf_counter()
+    load = [os.getloadavg()[0]]
     todo = [s for s in SYSTEMS if not args.only or s.driver in args.only or s.driver == "ours"]
     pythons, refused = prepare(args.venvs, todo)
     left_out = [{"system": s.name, "failed": refused[s.venv]} for s in todo if s.venv in refused]
@@ -255,6 +256,9 @@ def main() -> None:
             "workers": args.workers,
             "batch": args.batch,
             "rounds": args.repeats,
+            "load_average": [
+                round(value, 1) for value in (*load, os.getloadavg()[0])
+            ],  # of the whole machine
             "minutes": [
                 round((now - since) / 60, 1) for now in [time.perf_counter()] for since in (start, begin)
             ],

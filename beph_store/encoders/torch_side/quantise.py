@@ -2,8 +2,9 @@
 
 Scales are fixed beforehand, one for a weight's column and one for all activations that enter a product. Scales drawn
 from the batch at hand are a little truer, but then a tile's embedding depends on its neighbours. They are symmetric,
-because OpenVINO makes something else of asymmetric ones. Convolutions stay: in int8 they cost beph-mini a third of its
-geometry. Where quantising every product loses too much, the most sensitive ones stay as well.
+because OpenVINO made something else of asymmetric ones. Convolutions stay: in int8 they cost beph-mini a third of its
+geometry in OpenVINO and time in ONNX Runtime. Where quantising every product loses too much, the most sensitive ones
+stay as well.
 
 Ranges, ranking and the decision use drawn tiles beyond those of the probe, so that the gate judges tiles never seen.
 """

@@ -104,7 +104,7 @@ def quantise(
 ) -> None:
     """Copy a bundle and add an int8 graph that passes the gate: for CPUs, by --precision int8 only.
 
-    Needs onnx: `beph-store[train]`. Minutes for a ViT-B, an hour where products must be told apart.
+    Needs onnx: `beph-store[train]`. A ViT-B takes a minute or two, more where products must be told apart.
     """
     try:
         from beph_store.encoders.torch_side.quantise import quantise as run

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from beph_store.cohort.columns import CASES, CLASSES, SLIDES, find_classes, find_ids, known
 from beph_store.cohort.ids import tcga_patient
-from beph_store.cohort.labels import ColumnChoice, ColumnUse, Dropped
+from beph_store.cohort.labels import ColumnChoice, ColumnUse, Dropped, some
 from beph_store.cohort.readings import parse_number
 from beph_store.cohort.sheets import Sheet, canonical, is_missing, read_sheet
 from beph_store.errors import CohortError
@@ -18,6 +18,7 @@ from beph_store.errors import CohortError
 NO_PLACE = "no whole numbers for its place"
 NO_CLASS = "no class"
 NO_SLIDE = "no slide id"
+NO_CASE = "no case id"
 OTHER_CLASS = "a class that was not asked for"
 
 
@@ -52,6 +53,9 @@ def read_tile_labels(path: str | Path, columns: ColumnChoice) -> TileLabels:
     sheet = read_sheet(path, known((*SLIDES, *CASES, *CLASSES, "tile", "x", "y"), columns))
     slides, cases, used = _ids(sheet, columns)
     values, use = find_classes(sheet, columns)
+    absent = sorted(set(columns.classes) - set(values))
+    if absent:
+        raise CohortError(f"{path}: no row has the class {some(absent)} (--classes); there are {use.how}")
     by_number = "tile" in map(canonical, sheet.names)
     where = ("tile",) if by_number else ("x", "y")
     numbers = [[parse_number(cell) for cell in sheet.find(name, name)[1]] for name in where]
@@ -61,6 +65,8 @@ def read_tile_labels(path: str | Path, columns: ColumnChoice) -> TileLabels:
     for i, row in enumerate(sheet.rows):
         spot = [column[i] for column in numbers]
         why = _unusable(slides[i], values[i], spot, columns)
+        if cases is not None and not why and is_missing(cases[i]):
+            why = NO_CASE
         if why:
             dropped.append(Dropped(row, slides[i], why))
         else:

@@ -46,6 +46,13 @@ def test_classes_that_were_not_asked_for_are_counted(tmp_path):
     read = read_tile_labels(path, ColumnChoice(classes=("n", "t")))
     assert read.labels == ("t", "n")
     assert [one.reason for one in read.dropped] == ["a class that was not asked for"]
+    with pytest.raises(CohortError, match="no row has the class tumour"):
+        read_tile_labels(path, ColumnChoice(classes=("n", "tumour")))
+
+
+def test_a_tile_of_nobody_is_left_out(tmp_path):
+    path = table(tmp_path, "slide_id,case_id,tile,label\na,p,0,t\na,,1,n\n")
+    assert [one.reason for one in read_tile_labels(path, ColumnChoice()).dropped] == ["no case id"]
 
 
 def test_what_cannot_be_read_says_the_cure(tmp_path):

@@ -6,6 +6,11 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from beph_store.cohort.image_sets import ImageChoice, read_image_set
 from beph_store.engine.embed import fit_tile
@@ -139,6 +144,20 @@ def test_each_fit_shows_what_it_says():
         fit_tile(pixels[:100], 224, "centre")
     same = pixels[:224, :224]
     assert all(fit_tile(same, 224, fit) is same for fit in ("crop", "squeeze", "centre"))
+
+
+@pytest.mark.soak
+def test_six_classes_of_ebhi_agree_with_scikit_learn(realdata, tmp_path):
+    """All 994 fields; the other side is the protocol of the encoder's card on the same vectors, with its own folds."""
+    images = read_image_set(realdata / "ebhi_seg" / "manifest.csv", "csv")
+    tiles = image_tiles(images, tmp_path, Embedding())
+    found = probe(tiles, ProbeOptions()).metrics["balanced_accuracy"]
+    guess = np.empty_like(tiles.truth)
+    folds = StratifiedGroupKFold(n_splits=5, shuffle=True, random_state=0)
+    for train, test in folds.split(tiles.vectors, tiles.truth, tiles.case):
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
+        guess[test] = model.fit(tiles.vectors[train], tiles.truth[train]).predict(tiles.vectors[test])
+    assert found.ci_low < balanced_accuracy_score(tiles.truth, guess) < found.ci_high
 
 
 def test_layouts_made_of_real_fields_read_alike(realdata, tmp_path):

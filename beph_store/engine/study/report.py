@@ -27,7 +27,7 @@ from beph_store.records import ClassTarget, SurvivalTarget
 #: What an encoder is known to have been trained on, and the cases that this concerns.
 _SEEN = (
     ("beph", r"TCGA-\w\w-\w{4}", "BEPH was pre-trained on slides of TCGA"),
-    ("beph-mini", r"GT[a-z]*\d+", "beph-mini was trained, without labels, on tiles of EBHI-Seg"),
+    ("beph-mini", r"TCGA-CR-7395", "beph-mini's training saw a section of TCGA-CR-7395"),
 )
 TITLES = {
     "auroc": "AUROC",

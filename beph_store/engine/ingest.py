@@ -124,11 +124,8 @@ class _Run:
 
     def __call__(self, tasks: list[SlideTask]) -> IngestReport:
         start = time.perf_counter()
-        parity = self.bundle.parity
-        if not self.store.layout.recipe(self.recipe.key).exists():
-            parity = self._chosen().parity  # the figures belong to the recipe, which is recorded now
         writer = self.store.writer(
-            self.recipe, run=self.run_id, encoder_source=self.options.encoder, parity=parity
+            self.recipe, run=self.run_id, encoder_source=self.options.encoder, parity=self.bundle.parity
         )
         self._record(tasks, "running")
         try:
@@ -150,7 +147,8 @@ class _Run:
     def _pass(self, tasks: list[SlideTask], writer: RecipeWriter, intake: Intake) -> None:
         workers = self.options.workers or default_workers()
         pool = ReaderPool(tasks, self.recipe.tile, workers=workers, admit=intake.admit)
-        stream = self._chosen().runtime.stream()  # loads, if it has to, while the readers start
+        choice = self._chosen()  # loads while the readers start
+        self.store.record_parity(self.recipe.key, choice.parity)
         sink = SlideSink(
             writer,
             pool,
@@ -159,7 +157,7 @@ class _Run:
             finish=self._finish,
             progress=self.progress,
         )
-        clocks = pipeline.run(pool, stream, sink, dim=self.recipe.encoder.dim)
+        clocks = pipeline.run(pool, choice.runtime.stream(), sink, dim=self.recipe.encoder.dim)
         self.stats.add(sink.stats)
         self.tiles += sink.encoded
         self.busy["encode"] += clocks.encode

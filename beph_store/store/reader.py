@@ -145,6 +145,15 @@ class Store:
         _read_recipe(path)
         return RecipeWriter(self.layout, recipe, run)
 
+    def record_parity(self, key: str, figures: dict[str, Any]) -> None:
+        """Add a runtime's figures of the parity gate to those that the recipe's record has."""
+        path = self.layout.recipe(key)
+        with FileLock(self.layout.locks / "recipe.lock"):
+            record = json.loads(path.read_bytes())
+            parity = {**record["parity"], **figures}
+            if parity != record["parity"]:
+                write_json(path, {**record, "parity": parity})
+
     def slides(self, key: str | None = None) -> pl.DataFrame:
         """The registry as a table, of one recipe or of all."""
         return pl.from_arrow(self.registry.table(key))  # type: ignore[return-value]

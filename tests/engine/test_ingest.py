@@ -50,6 +50,18 @@ def test_every_slide_ends_with_an_outcome(ingested) -> None:
     assert json.loads(json.dumps(report.to_json()))["slides"][0]["status"] == "done"
 
 
+def test_the_recipe_keeps_the_gate_figures_of_the_runtime(ingested) -> None:
+    store, report = ingested
+    opened = Store.open(store)
+    own = "fp32" if report.runtime == "onnxruntime" else f"{report.runtime} fp32"
+    assert opened.recipe(report.recipe).parity[own]["passed"]
+    before = opened.layout.recipe(report.recipe).read_bytes()
+    opened.record_parity(report.recipe, {own: opened.recipe(report.recipe).parity[own]})
+    assert opened.layout.recipe(report.recipe).read_bytes() == before
+    opened.record_parity(report.recipe, {"other bf16": {"passed": True}})
+    assert {own, "other bf16"} <= set(opened.recipe(report.recipe).parity)
+
+
 def test_the_stored_vectors_are_those_of_the_pixels(ingested, small) -> None:
     """From the file to the store and back, against the plain way."""
     store, report = ingested

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,9 +22,6 @@ from beph_store.search.projection import (
     sample_evenly,
     version_of,
 )
-
-#: Told how many of how many thumbnails are there.
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,18 +144,3 @@ def draw_map(table: SearchTable, options: MapOptions | None = None) -> TileMap:
     quality = judge(vectors, points)
     slides = len(np.unique(table.slide_of[allowed]))
     return TileMap(table, options, rows, points, colouring, quality, len(allowed), slides)
-
-
-def save_map(drawn: TileMap, path: Path, progress: Progress | None = None) -> dict[str, int]:
-    """Write the map as its suffix says, .png or .html; how many of an HTML's thumbnails are from where."""
-    from beph_store.engine.search.mappage import page
-    from beph_store.engine.search.mappicture import picture
-    from beph_store.engine.search.thumbnails import thumbnails
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix.lower() == ".png":
-        picture(drawn).save(path, optimize=True)
-        return {}
-    pictures = thumbnails(drawn.table, drawn.rows, progress)
-    path.write_text(page(drawn, pictures), encoding="utf-8")
-    return pictures.counts()

@@ -39,7 +39,8 @@ def map_(
     json: JsonOption = False,
 ) -> None:
     """Draw a map of the store's tiles by likeness: `map S --labels L.csv --colour label`."""
-    from beph_store.engine.search.map import MapOptions, draw_map, save_map
+    from beph_store.engine.search.map import MapOptions, draw_map
+    from beph_store.engine.search.mapfile import save_map
     from beph_store.engine.search.table import open_table
 
     outputs = output or [Path("map.html"), Path("map.png")]

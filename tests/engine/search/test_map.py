@@ -22,7 +22,8 @@ from beph_store.engine.ingest import IngestOptions, ingest
 from beph_store.engine.search import colouring as shades
 from beph_store.engine.search import thumbnails as packing
 from beph_store.engine.search.colouring import colour_by, colours_of
-from beph_store.engine.search.map import MapOptions, draw_map, save_map
+from beph_store.engine.search.map import MapOptions, draw_map
+from beph_store.engine.search.mapfile import save_map
 from beph_store.engine.search.mappage import inert
 from beph_store.engine.search.mappicture import picture
 from beph_store.engine.search.sheet import tile_pixels

@@ -174,6 +174,11 @@ ENTRIES = (
     ),
     # The fp16 graph is slow on a CPU, and there to be checked.
     RuntimeEntry(
-        "onnxruntime", "ONNX Runtime on the CPU", cpu_available, open_cpu, ("int8", "fp32", "fp16"), decided_by
+        "onnxruntime",
+        "ONNX Runtime on the CPU",
+        cpu_available,
+        open_cpu,
+        ("int8", "fp32", "fp16"),
+        decided_by,
     ),
 )

@@ -86,6 +86,11 @@ def method_row(name: str) -> MethodRow:
     return METHODS[name]
 
 
+def default_method() -> str:
+    """UMAP where its extra is installed, else t-SNE, which keeps neighbours as well and takes longer."""
+    return "tsne" if find_spec(METHODS["umap"].module) is None else "umap"
+
+
 def version_of(row: MethodRow) -> str:
     """Package and version, as ``umap-learn 0.5``."""
     return f"{row.package} {metadata.version(row.package)}"
@@ -195,7 +200,6 @@ _NEIGHBOURHOODS = (
     "Read who lies beside whom; the size of a group and the distance between groups mean little."
 )
 
-DEFAULT_METHOD = "umap"
 METHODS: Mapping[str, MethodRow] = MappingProxyType(
     {
         "umap": MethodRow("UMAP", "umap-learn", "umap", _umap, _NEIGHBOURHOODS, "map"),

@@ -101,6 +101,12 @@ def test_a_method_that_is_not_installed_names_the_cure(monkeypatch) -> None:
     assert project(vectors, "pca").shape == (180, 2)
 
 
+def test_without_the_extra_a_map_is_drawn_by_tsne(monkeypatch) -> None:
+    assert projection.default_method() == "umap"
+    monkeypatch.setattr(projection, "find_spec", lambda name: None)
+    assert projection.default_method() == "tsne"
+
+
 def test_an_unknown_method_lists_the_known() -> None:
     with pytest.raises(UsageError, match="umap, tsne, pca"):
         project(clouds()[0], "isomap")

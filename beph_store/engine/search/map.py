@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,10 @@ from beph_store.engine.search.colouring import Colouring, colour_by
 from beph_store.engine.search.table import SearchTable
 from beph_store.errors import SearchError
 from beph_store.search.projection import (
-    DEFAULT_METHOD,
     MIN_TILES,
     MapQuality,
     MethodRow,
+    default_method,
     judge,
     method_row,
     project,
@@ -32,7 +32,7 @@ class MapOptions:
     sample: int = 5000
     seed: int = 0
     where: str | None = None
-    method: str = DEFAULT_METHOD
+    method: str = field(default_factory=default_method)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

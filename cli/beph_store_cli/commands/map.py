@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -29,8 +30,11 @@ def map_(
         str | None, typer.Option(metavar="SQL", help="Over slide, tile and label columns; before sampling.")
     ] = None,
     method: Annotated[
-        str, typer.Option(help="umap (extra map), or without it tsne (slower) or pca (rough).")
-    ] = "umap",
+        str | None,
+        typer.Option(
+            help="umap (extra map), tsne (slower), pca (rough) \\[umap where installed, else tsne]."
+        ),
+    ] = None,
     output: Annotated[
         list[Path] | None,
         typer.Option("-o", "--output", help=".html or .png; may be repeated \\[map.html and map.png]."),
@@ -47,13 +51,8 @@ def map_(
     for path in outputs:
         if path.suffix.lower() not in (".png", ".html"):
             raise UsageError(f"-o {path}: end it in .html or .png")
-    options = MapOptions(
-        colour=colour,
-        sample=sample,
-        seed=seed,
-        where=where,
-        method=method,
-    )
+    options = MapOptions(colour=colour, sample=sample, seed=seed, where=where)
+    options = options if method is None else replace(options, method=method)
     with bar("reading embeddings") as moved:
         opened = open_table(store, recipe=recipe, labels=labels, progress=moved)
     with bar("laying out the map"):

@@ -87,7 +87,6 @@ def image_tiles(
     spec = made.bundle.spec
     treated = _treatment(made.sizes, spec.tile_px, how.fit)
     return ProbeTiles(
-        made.vectors[place],
         numbered.truth,
         numbered.case,
         numbered.group,
@@ -110,6 +109,7 @@ def image_tiles(
             "vectors": str(out / VECTORS),
         },
         images.by_patient,
+        vectors=made.vectors[place],
     )
 
 

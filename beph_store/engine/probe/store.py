@@ -83,7 +83,6 @@ def store_tiles(
     slides = table.slide_of[place]
     key = table.record.recipe
     return ProbeTiles(
-        table.flat.vectors[place].astype(np.float32),
         numbered.truth,
         numbered.case,
         numbered.group,
@@ -105,6 +104,7 @@ def store_tiles(
             "labels": str(labels),
             "labels_by": by,
         },
+        vectors=table.flat.vectors[place].astype(np.float32),
     )
 
 

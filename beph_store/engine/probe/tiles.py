@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,16 +19,15 @@ MAX_TILES = 20_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ProbeTiles:
-    """Labelled tiles, rows aligned.
+class LabelledTiles:
+    """Tiles with their classes and whose they are, rows aligned.
 
-    ``vectors`` (n, D) float32; ``truth``, ``case``, ``group`` (n,) int64 into ``classes``, ``case_ids``, ``groups``
-    (("",) where there are none; a group, such as a magnification, is probed by itself). ``names`` the columns that
-    say which tile a row is. ``found`` how many were labelled before some were left out by the cap. ``about`` plain
-    data for the result: what the vectors are. ``by_patient`` whether the cases are patients.
+    ``truth``, ``case``, ``group`` (n,) int64 into ``classes``, ``case_ids``, ``groups`` (("",) where there are none; a
+    group, such as a magnification, has its own figures). ``names`` the columns that say which tile a row is. ``found``
+    how many were labelled before some were left out by the cap. ``about`` plain data for the result: what the tiles
+    or their vectors are. ``by_patient`` whether the cases are patients.
     """
 
-    vectors: NDArray[np.float32]
     truth: NDArray[np.int64]
     case: NDArray[np.int64]
     group: NDArray[np.int64]
@@ -49,6 +48,13 @@ class ProbeTiles:
     def encoder(self) -> str:
         """Name of the encoder."""
         return str(self.about["encoder"])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ProbeTiles(LabelledTiles):
+    """What a probe learns from: ``vectors`` (n, D) float32, a group of tiles probed by itself."""
+
+    vectors: NDArray[np.float32] = field(kw_only=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -75,11 +75,31 @@ def evaluate(
     neighbour) and any of its own case are passed over, so ask a search for more than k. ``labels`` and ``cases`` (n,).
     SearchError where nothing can be judged.
     """
-    label, case = np.asarray(labels), np.asarray(cases)
-    if not len(ranked) == len(label) == len(case) or k < 1:
+    table, judged = per_item(ranked, labels, cases, k, divisor=divisor)
+    own = np.asarray(labels)[judged]
+    macro = np.mean([table[own == value].mean(axis=0) for value in np.unique(own)], axis=0)
+    vote, precision, average = table.mean(axis=0).tolist()
+    return RetrievalScores(
+        k, len(table), len(ranked) - len(table), vote, precision, average, (*macro.tolist(),)
+    )
+
+
+def per_item(
+    ranked: Sequence[NDArray[np.int64]],
+    labels: Sequence[str],
+    cases: Sequence[str],
+    k: int,
+    *,
+    divisor: Divisor = "possible",
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """(m, 3) majority vote (0 or 1), precision and average precision at ``k`` of each item that can be judged, and
+    which items these are, (m,) rising. Arguments and errors as ``evaluate``.
+    """
+    if not len(ranked) == len(labels) == len(cases) or k < 1:
         raise SearchError(
-            f"{len(ranked)} rankings, {len(label)} labels, {len(case)} cases, k = {k}: pass one of each an item, k > 0"
+            f"{len(ranked)} rankings, {len(labels)} labels, {len(cases)} cases, k = {k}: one of each an item, k > 0"
         )
+    label, case = (np.unique(np.asarray(each), return_inverse=True)[1] for each in (labels, cases))
     rows, judged = [], []
     for item, found in enumerate(ranked):
         possible = int(np.count_nonzero((label == label[item]) & (case != case[item])))
@@ -99,17 +119,13 @@ def evaluate(
         judged.append(item)
     if not rows:
         raise SearchError("no label is shared by two cases: there is nothing that a search could find")
-    table, own = np.asarray(rows), label[judged]
-    macro = np.mean([table[own == value].mean(axis=0) for value in np.unique(own)], axis=0)
-    vote, precision, average = table.mean(axis=0).tolist()
-    left_out = len(ranked) - len(rows)
-    return RetrievalScores(k, len(rows), left_out, vote, precision, average, (*macro.tolist(),))
+    return np.asarray(rows), np.asarray(judged, np.int64)
 
 
-def _vote(labels: NDArray[np.str_]) -> str:
+def _vote(labels: NDArray[np.int64]) -> int:
     """The most frequent; of equally frequent ones the one that comes first."""
     values, first, count = np.unique(labels, return_index=True, return_counts=True)
-    return str(values[np.lexsort((first, -count))[0]])
+    return int(values[np.lexsort((first, -count))[0]])
 
 
 def _average_precision(right: NDArray[np.bool_], divisor: int) -> float:

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from beph_store.cohort import count_reasons
 from beph_store.cohort.grouped import TileFolds, draw_shots, shuffle_classes, tile_folds
+from beph_store.engine.probe.draws import draws_by_group, group_rows, mean_draws, pooled, row_draws
 from beph_store.engine.probe.tiles import ProbeTiles
 from beph_store.engine.study.report import seen_by
 from beph_store.errors import HeadError, UsageError
 from beph_store.heads import tilewise
-from beph_store.metrics import Estimate, confusion_matrix, estimate, interval, with_point
+from beph_store.metrics import Estimate, confusion_matrix, estimate, with_point
 from beph_store.metrics.tiles import case_draws, tile_draws
 
 F64 = NDArray[np.float64]
@@ -187,8 +188,8 @@ def probe(tiles: ProbeTiles, options: ProbeOptions, *, progress: Progress | None
             folds += _cross_validate(tiles, options, division, (repeat, group), said[repeat])
             meter.add(options.folds)
     weights = with_point(case_draws(tiles.truth, tiles.case, options.draws, options.seed))
-    by_group = [_mean([_draws(tiles, p, weights, rows) for p in said]) for rows in _group_rows(tiles)]
-    whole = _mean(by_group)
+    by_group = draws_by_group(tiles, said, weights)
+    whole = mean_draws(by_group)
     shots = tuple(_few(tiles, options, one, weights, meter) for one in options.shots)
     several = len(tiles.groups) > 1
     return ProbeResult(
@@ -298,7 +299,24 @@ def _by_neighbours(
 def _few(
     tiles: ProbeTiles, options: ProbeOptions, shots: int, weights: NDArray[np.int16], meter: _Meter
 ) -> ShotsResult:
-    """Learn from a few cases a class, again and again, and ask of all tiles of the cases that were not drawn."""
+    """The figures of ``few_draws``."""
+    taken, values = few_draws(tiles, options, shots, weights, meter.add)
+    metrics = {name: pooled(stack) for name, stack in values.items()}
+    return ShotsResult(shots, options.shot_draws, dict(zip(tiles.classes, taken, strict=True)), metrics)
+
+
+def few_draws(
+    tiles: ProbeTiles,
+    options: ProbeOptions,
+    shots: int,
+    weights: NDArray[np.int16],
+    step: Callable[[int], None] = lambda steps: None,
+) -> tuple[tuple[int, ...], dict[str, F64]]:
+    """Learn from a few cases a class, again and again, and ask of all tiles of the cases that were not drawn.
+
+    The cases that each class gave, and (shot_draws, 1 + draws / shot_draws) of each metric: the value of each draw of
+    shots, then those of its own draws of cases, which are the same whatever the vectors. ``weights`` (1 + B, C).
+    """
     values: dict[str, list[F64]] = {}
     taken: tuple[int, ...] = ()
     share = max(1, options.draws // options.shot_draws)
@@ -311,23 +329,17 @@ def _few(
         taken = drawn.taken
         asked = ~drawn.cases[tiles.case]
         by_group = []
-        for rows in _group_rows(tiles):
+        for rows in group_rows(tiles):
             mine = np.zeros(len(tiles), np.bool_)
             mine[rows] = True
             learn, ask = np.flatnonzero(mine & drawn.rows), np.flatnonzero(mine & asked)
             said = np.full((len(tiles), len(tiles.classes)), np.nan)
             said[ask] = _from_few(tiles, options, learn, ask)
-            by_group.append(_draws(tiles, said, weights[own], ask))
-        for name, each in _mean(by_group).items():
+            by_group.append(row_draws(tiles, said, weights[own], ask))
+        for name, each in mean_draws(by_group).items():
             values.setdefault(name, []).append(each)
-        meter.add(1)
-    metrics = {}
-    for name, listed in values.items():
-        stack = np.array(listed)
-        low, high = interval(stack[:, 1:].ravel())
-        undefined = int(np.isnan(stack[:, 1:]).sum())
-        metrics[name] = Estimate(float(stack[:, 0].mean()), low, high, stack[:, 1:].size, undefined)
-    return ShotsResult(shots, options.shot_draws, dict(zip(tiles.classes, taken, strict=True)), metrics)
+        step(1)
+    return taken, {name: np.array(listed) for name, listed in values.items()}
 
 
 def _from_few(
@@ -341,25 +353,10 @@ def _from_few(
     return fitted.probabilities(tiles.vectors[ask])
 
 
-def _group_rows(tiles: ProbeTiles) -> list[NDArray[np.int64]]:
-    return [np.flatnonzero(tiles.group == group) for group in range(len(tiles.groups))]
-
-
-def _draws(
-    tiles: ProbeTiles, said: F64, weights: NDArray[np.int16], rows: NDArray[np.int64]
-) -> dict[str, F64]:
-    return tile_draws(said[rows], tiles.truth[rows], tiles.case[rows], tiles.classes, weights)
-
-
 def _point(tiles: ProbeTiles, values: F64, rows: NDArray[np.int64]) -> dict[str, float | None]:
     once = np.ones((1, len(tiles.case_ids)))
     found = tile_draws(values, tiles.truth[rows], tiles.case[rows], tiles.classes, once)
     return {name: None if np.isnan(found[name][0]) else float(found[name][0]) for name in HEADLINES}
-
-
-def _mean(parts: list[dict[str, F64]]) -> dict[str, F64]:
-    """Draw by draw; undefined where one part is."""
-    return {name: np.mean([part[name] for part in parts], axis=0) for name in parts[0]}
 
 
 def _named_groups(tiles: ProbeTiles, by_group: list[dict[str, F64]]) -> dict[str, dict[str, Estimate]]:

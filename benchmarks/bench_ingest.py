@@ -8,7 +8,8 @@ lying in memory: before and after, so that a drift of the machine shows. The rat
 mean of the two.
 
 ``whole`` counts everything from the command's first work to its last commit, starting reader processes and finding
-the first slide's tissue included: about 0.6 s that weigh on a run of a few seconds and vanish in a real one.
+the first slide's tissue included: one to two seconds that weigh on a run of a few and vanish in a real one, so
+``--strides 0 112`` runs all slides a second time with four times as many tiles, overlapping.
 ``steady`` counts from the first batch to the last. The physical limit of the ratio is 1.
 """
 
@@ -20,7 +21,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,15 @@ from common import conditions, write
 from numpy.typing import NDArray
 
 from beph_store.encoders import load_bundle
+from beph_store.engine.bench.encoder import rate
 from beph_store.engine.ingest import IngestOptions, make_recipe
 from beph_store.engine.reader_process import survey
-from beph_store.runtimes import Runtime, select_runtime
+from beph_store.runtimes import select_runtime
 from beph_store.slides import TileReader, open_slide
 
 _TILES = 256
+#: For each timing of the encoder alone.
+SECONDS = 15.0
 
 
 def tiles_in_memory(slides: Sequence[Path], encoder: str) -> NDArray[np.uint8]:
@@ -53,32 +56,22 @@ def _tiles_of(slide: Path, encoder: str, most: int) -> NDArray[np.uint8]:
     return pixels
 
 
-def encoder_rate(runtime: Runtime, pixels: NDArray[np.uint8], seconds: float = 15.0) -> float:
-    """Tiles per second of the encoder alone, in batches of its own size."""
-    runtime.encode(pixels[: runtime.batch])
-    done, start = 0, time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        for at in range(0, len(pixels) - runtime.batch + 1, runtime.batch):
-            runtime.encode(pixels[at : at + runtime.batch])
-            done += runtime.batch
-    return done / (time.perf_counter() - start)
-
-
 _CHILD = """
 import json, resource, sys
 from beph_store.engine.ingest import IngestOptions, ingest
-report = ingest(sys.argv[3:], sys.argv[1], options=IngestOptions(encoder=sys.argv[2]))
+stride = int(sys.argv[3]) or None
+report = ingest(sys.argv[4:], sys.argv[1], options=IngestOptions(encoder=sys.argv[2], stride_px=stride))
 assert not report.failed, report.failed
 peak = [resource.getrusage(who).ru_maxrss / 1e3 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 print(json.dumps({**report.to_json(), "peak_mb": peak}))
 """
 
 
-def ingest_once(slides: Sequence[Path], encoder: str) -> dict[str, Any]:
+def ingest_once(slides: Sequence[Path], encoder: str, stride: int | None = None) -> dict[str, Any]:
     """The report of one ingest into a fresh store, with the peak memory (engine, largest reader) in MB."""
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
-            [sys.executable, "-c", _CHILD, f"{folder}/store", encoder, *map(str, slides)],
+            [sys.executable, "-c", _CHILD, f"{folder}/store", encoder, str(stride or 0), *map(str, slides)],
             check=True,
             capture_output=True,
             text=True,
@@ -86,18 +79,19 @@ def ingest_once(slides: Sequence[Path], encoder: str) -> dict[str, Any]:
     return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 
-def measure(slides: Sequence[Path], encoder: str) -> dict[str, Any]:
-    """All figures of one ingest of these slides."""
+def measure(slides: Sequence[Path], encoder: str, stride: int | None = None) -> dict[str, Any]:
+    """All figures of one ingest of these slides; tiles overlap where ``stride`` px is less than their side."""
     bundle = load_bundle(encoder)
     pixels = tiles_in_memory(slides, encoder)
     runtime = select_runtime("auto", bundle.onnx_path(), bundle.spec)
-    before = encoder_rate(runtime, pixels)
-    report = ingest_once(slides, encoder)
-    after = encoder_rate(runtime, pixels)
+    before, _ = rate(runtime.stream(), pixels, SECONDS)
+    report = ingest_once(slides, encoder, stride)
+    after, _ = rate(runtime.stream(), pixels, SECONDS)
     alone = (before + after) / 2
     steady = report["tiles"] / report["steady_seconds"]
     return {
         "slides": slides[0].name if len(slides) == 1 else f"all {len(slides)} in one run",
+        "stride_px": stride,
         "tiles": report["tiles"],
         "encoder_alone_tiles_per_second": [round(before, 1), round(after, 1)],
         "ingest_tiles_per_second": round(report["tiles_per_second"], 1),
@@ -118,11 +112,18 @@ def main() -> None:
     )
     parser.add_argument("slides", nargs="+", type=Path)
     parser.add_argument("--encoder", default="beph-mini")
+    parser.add_argument("--only-all", action="store_true", help="leave the single slides out")
+    parser.add_argument(
+        "--strides", type=int, nargs="+", default=[0], help="px, for all slides in one run; 0 the tile's side"
+    )
+    parser.add_argument("--repeats", type=int, default=1, help="of all slides in one run")
     parser.add_argument("--name", default="ingest")
     args = parser.parse_args()
     slides = sorted(args.slides, key=os.path.getsize)
-    runs = [[slide] for slide in slides] + ([slides] if len(slides) > 1 else [])
-    rows = [measure(run, args.encoder) for run in runs]
+    runs = [([slide], None) for slide in slides if not args.only_all]
+    if len(slides) > 1:
+        runs += [(slides, stride) for stride in args.strides for _ in range(args.repeats)]
+    rows = [measure(run, args.encoder, stride or None) for run, stride in runs]
     write(
         args.name,
         {**conditions("onnxruntime", "pylance", "openslide-bin"), "encoder": args.encoder, "runs": rows},

@@ -8,6 +8,8 @@ unless its telemetry package cannot be imported: so here it cannot.
 from __future__ import annotations
 
 import sys
+import time
+from collections import deque
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,46 +21,106 @@ from beph_store.errors import RuntimeUnavailable
 from beph_store.records import EncoderSpec
 from beph_store.runtimes.onnxruntime import allowed_cores, installed
 from beph_store.runtimes.protocol import RuntimeEntry, RuntimeOptions, check_tiles
-from beph_store.runtimes.stream import Direct, Stream
 
 NAME = "openvino"
-#: More tiles a call are not faster on a CPU.
+#: More tiles a stream and call are not faster on a CPU.
 _BATCH = 8
+#: Each stream holds the activations of a batch of its own; beyond these a stream has several cores.
+_MOST_STREAMS = 8
 
 
 class OpenVino:
     """An ONNX graph compiled for the CPU; see ``Runtime``.
 
-    One request at a time: two at once on a core each gained 2 % a core at most. And no copy of the compiled graph
-    on disk: it would save a second of starting, for 340 MB a ViT-B.
+    A stream of its own for each core: nothing waits at a barrier for a core that is reading tiles meanwhile. With
+    twentieths of one core taken away, two streams lose a thirtieth and one stream on both cores loses a tenth. No copy
+    of the compiled graph on disk: it would save a second of starting, for 340 MB a ViT-B.
     """
 
-    def __init__(self, compiled: Any, spec: EncoderSpec, batch: int, threads: int) -> None:
+    def __init__(self, compiled: Any, spec: EncoderSpec, batch: int, threads: int, streams: int) -> None:
         self.name = NAME
         self.device = f"{threads} CPU core{'s' if threads > 1 else ''}"
         self.spec = spec
         self.batch = batch
-        self._request = compiled.create_infer_request()
+        self._streams = streams
+        self._piece = -(-batch // streams)
+        self._compiled = compiled
+        self._own: Streams | None = None
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See ``Runtime.encode``."""
         tiles = check_tiles(pixels, self.spec)
-        if self._request is None:
-            raise RuntimeUnavailable(f"{self.name} was closed")
-        if not len(tiles):
-            return np.empty((0, self.spec.dim), np.float32)
+        found = np.empty((len(tiles), self.spec.dim), np.float32)
+        self._own = stream = self._own or self.stream()
+        done = 0
         # The batch stays dynamic: unlike ONNX Runtime's, the bits came out the same for every size tried.
-        found = self._request.infer({0: tiles}, share_inputs=True)[0]
-        return np.asarray(found, np.float32)
+        piece = max(1, min(self._piece, -(-len(tiles) // self._streams)))
+        waiting: deque[int] = deque()
+        for at in range(0, len(tiles), piece):
+            part = tiles[at : at + piece]
+            stream.start(part)
+            waiting.append(len(part))
+            if len(waiting) == stream.depth:
+                done = _take(stream, found, done, waiting.popleft())
+        while waiting:
+            done = _take(stream, found, done, waiting.popleft())
+        return found
 
-    def stream(self) -> Stream:
+    def stream(self) -> Streams:
         """See ``Runtime.stream``."""
+        if self._compiled is None:
+            raise RuntimeUnavailable(f"{self.name} was closed")
         side = self.spec.tile_px
-        return Direct(self.encode, (self.batch, side, side, 3))
+        return Streams(self._compiled, self._streams, (self._piece, side, side, 3))
 
     def close(self) -> None:
         """See ``Runtime.close``."""
-        self._request = None
+        self._compiled = self._own = None
+
+
+def _take(stream: Streams, found: NDArray[np.float32], at: int, count: int) -> int:
+    found[at : at + count] = stream.collect()
+    return at + count
+
+
+class Streams:
+    """See ``Stream``: a batch on each of OpenVINO's streams, and one that waits for whichever is free first."""
+
+    def __init__(self, compiled: Any, streams: int, shape: tuple[int, int, int, int]) -> None:
+        self.busy = 0.0
+        self.depth = streams + 1
+        self._streams = streams
+        self._requests = [compiled.create_infer_request() for _ in range(self.depth)]
+        self._shape = shape
+        self._buffers: dict[int, NDArray[np.uint8]] = {}
+        self._started: deque[tuple[int, float, Any]] = deque()  # the tiles stay alive until they are encoded
+        self._ended: deque[float] = deque([0.0] * streams, maxlen=streams)
+        self._next = 0
+
+    def buffer(self) -> NDArray[np.uint8]:
+        """See ``Stream.buffer``."""
+        return self._buffers.setdefault(self._next, np.empty(self._shape, np.uint8))
+
+    def submit(self, count: int) -> None:
+        """See ``Stream.submit``."""
+        self.start(self.buffer()[:count])
+
+    def start(self, tiles: NDArray[np.uint8]) -> None:
+        """Encode tiles that lie elsewhere; they must stay as they are until collected."""
+        self._requests[self._next].start_async({0: tiles}, share_inputs=True)
+        self._started.append((self._next, time.perf_counter(), tiles))
+        self._next = (self._next + 1) % self.depth
+
+    def collect(self) -> NDArray[np.float32]:
+        """See ``Stream.collect``."""
+        number, started, _ = self._started.popleft()
+        request = self._requests[number]
+        request.wait()
+        # It began when a stream was free; the request counts its waiting as well.
+        ended = started + request.latency / 1e3
+        self.busy += max(0.0, ended - max(started, self._ended[0])) / self._streams
+        self._ended.append(ended)
+        return np.array(request.get_output_tensor(0).data, np.float32)
 
 
 def available() -> str | None:
@@ -72,11 +134,12 @@ def open_cpu(graph: Path, spec: EncoderSpec, options: RuntimeOptions) -> OpenVin
         raise RuntimeUnavailable(reason)
     openvino = _import()
     threads = options.threads or allowed_cores()
+    streams = min(threads, _MOST_STREAMS)
     core = openvino.Core()
     settings = {
         "INFERENCE_PRECISION_HINT": _hint(core, spec.precision),
         "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
+        "NUM_STREAMS": streams,
         # Its own pinning ignores the cores that a container or taskset left to this process.
         "ENABLE_CPU_PINNING": False,
     }
@@ -85,7 +148,7 @@ def open_cpu(graph: Path, spec: EncoderSpec, options: RuntimeOptions) -> OpenVin
     except Exception as error:
         first = next(filter(None, map(str.strip, reversed(str(error).splitlines()))), type(error).__name__)
         raise RuntimeUnavailable(f"OpenVINO cannot load {graph.name}: {first}", path=graph) from error
-    return OpenVino(compiled, spec, options.batch or _BATCH, threads)
+    return OpenVino(compiled, spec, options.batch or streams * _BATCH, threads, streams)
 
 
 def _import() -> Any:

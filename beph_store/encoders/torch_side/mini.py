@@ -15,8 +15,13 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from beph_store.encoders import parity
+from beph_store.encoders.bundle import load_bundle
+from beph_store.encoders.probe import probe_tiles
 from beph_store.encoders.table import encoder_entry, normalisation
+from beph_store.encoders.torch_side.graph_weights import weights_from_graph
 from beph_store.encoders.torch_side.loaded import (
+    Embedder,
     Loaded,
     MeanOfPatches,
     mismatch,
@@ -30,6 +35,7 @@ TILE_PX = 224
 DIM, DEPTH, HEADS = 192, 6, 3
 #: Stages of EfficientNet-Lite0 in the stem, and their channels; together they have stride 16.
 STAGES, CHANNELS = 5, 112
+_BATCH = 16
 
 
 class Stem(nn.Module):
@@ -111,3 +117,24 @@ def load_mini(path: str | Path) -> Loaded:
         licence=entry.licence,
     )
     return Loaded(MeanOfPatches(trunk).eval(), spec, ())
+
+
+def load_mini_bundle(path: str | Path = NAME) -> Loaded:
+    """beph-mini with the weights of an exported bundle, by default the one that ships: no checkpoint is needed.
+
+    The probe tiles must come out as the bundle says. Raises as ``load_bundle``, WeightsMismatch where the graph is of
+    another architecture, ParityFailed where it computes something else.
+    """
+    bundle = load_bundle(path)
+    trunk = make_mini()
+    # A BEiT has a norm for its own pooling, which is done outside of it here.
+    unused = [name for name in trunk.state_dict() if name.startswith("fc_norm.")]
+    trunk.load_state_dict(weights_from_graph(bundle.onnx_path(), trunk, unused))
+    model = MeanOfPatches(trunk).eval()
+    tiles = torch.from_numpy(probe_tiles(bundle.spec.tile_px))
+    embed = Embedder(model, bundle.spec).eval()
+    with torch.inference_mode():
+        vectors = torch.cat([embed(part) for part in tiles.split(_BATCH)]).numpy()
+    report = parity.compare(bundle.reference(), vectors, parity.kind_of("fp32"))
+    parity.require(report, f"the model of {bundle.path}")
+    return Loaded(model, bundle.spec, ())

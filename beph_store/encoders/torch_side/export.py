@@ -91,10 +91,18 @@ def export_bundle(
     empty, EncoderError as the loaders do, ParityFailed.
     """
     options = options or ExportOptions()
-    out = Path(out)
-    if out.exists() and any(out.iterdir()):
-        raise UsageError(f"{out} is not empty: name a new folder")
+    _check_empty(Path(out))
     loaded = load_encoder(name, weights, options)
+    return export_loaded(loaded, out, options), loaded.dropped
+
+
+def export_loaded(loaded: Loaded, out: str | Path, options: ExportOptions | None = None) -> Bundle:
+    """Write the bundle of an encoder in memory: ``fp16_twin``, ``compact`` and ``force`` of the options count.
+
+    Raises as ``export_bundle``.
+    """
+    options, out = options or ExportOptions(), Path(out)
+    _check_empty(out)
     if options.compact:
         loaded = _rounded(loaded)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +114,12 @@ def export_bundle(
         if out.exists():
             out.rmdir()
         shutil.move(folder, out)
-    return load_bundle(out), loaded.dropped
+    return load_bundle(out)
+
+
+def _check_empty(out: Path) -> None:
+    if out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out} is not empty: name a new folder")
 
 
 def _write(folder: Path, loaded: Loaded, options: ExportOptions) -> None:

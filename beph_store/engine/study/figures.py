@@ -54,6 +54,16 @@ class Steps:
     at_risk: Sequence[int]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Share:
+    """A metric by the share of the training data: ``x`` per cent, ``mean`` and ``sd`` over draws, (n,) each."""
+
+    name: str
+    x: F64
+    mean: F64
+    sd: F64
+
+
 def roc(lines: Sequence[Line]) -> str:
     """True against false positive rate."""
     with mpl.rc_context(_STYLE):
@@ -161,6 +171,29 @@ def history(lines: Sequence[Line], what: str) -> str:
         axes.set(xlabel="epoch", ylabel=what, title=f"{what} by epoch, one line a fold")
         if len(lines) <= 8:
             axes.legend(loc="upper right", ncols=2)
+        return _svg(figure)
+
+
+def shares(lines: Sequence[Share], what: str) -> str:
+    """A metric by the share of the training data, one line each, bars of one standard deviation."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(6.4, 3.8))
+        axes = figure.add_subplot()
+        apart = np.linspace(-0.6, 0.6, len(lines)) if len(lines) > 1 else np.zeros(len(lines))
+        for number, line in enumerate(lines):
+            colour = COLOURS[number % len(COLOURS)]
+            x = line.x + apart[number]  # so that bars do not hide each other
+            axes.errorbar(
+                x, line.mean, line.sd, fmt="o-", ms=5, lw=1.6, capsize=3, color=colour, label=line.name
+            )
+        axes.set_xticks(sorted({float(x) for line in lines for x in line.x}))
+        axes.set(
+            xlabel="training data, per cent",
+            ylabel=what,
+            title=f"{what}, mean and standard deviation of draws",
+        )
+        axes.grid(axis="y", color="#e4e6ea")
+        axes.legend(loc="best")
         return _svg(figure)
 
 

@@ -7,26 +7,26 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from beph_store.engine.probe.tiles import ProbeTiles
+from beph_store.engine.probe.tiles import LabelledTiles
 from beph_store.metrics import Estimate, interval
 from beph_store.metrics.tiles import tile_draws
 
 F64 = NDArray[np.float64]
 
 
-def group_rows(tiles: ProbeTiles) -> list[NDArray[np.int64]]:
+def group_rows(tiles: LabelledTiles) -> list[NDArray[np.int64]]:
     """The rows of each group."""
     return [np.flatnonzero(tiles.group == group) for group in range(len(tiles.groups))]
 
 
 def row_draws(
-    tiles: ProbeTiles, said: F64, weights: NDArray[np.int16], rows: NDArray[np.int64]
+    tiles: LabelledTiles, said: F64, weights: NDArray[np.int16], rows: NDArray[np.int64]
 ) -> dict[str, F64]:
     """(B,) of each metric of ``said`` (n, K), of those ``rows`` only, for draws ``weights`` (B, C) of cases."""
     return tile_draws(said[rows], tiles.truth[rows], tiles.case[rows], tiles.classes, weights)
 
 
-def draws_by_group(tiles: ProbeTiles, said: F64, weights: NDArray[np.int16]) -> list[dict[str, F64]]:
+def draws_by_group(tiles: LabelledTiles, said: F64, weights: NDArray[np.int16]) -> list[dict[str, F64]]:
     """(B,) of each metric for each group, mean over the repeats of ``said`` (R, n, K)."""
     return [mean_draws([row_draws(tiles, p, weights, rows) for p in said]) for rows in group_rows(tiles)]
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
-from beph_store.cohort import count_reasons
+from beph_store.engine.probe import sections
 from beph_store.engine.probe.run import HEADLINES, ProbeResult
 from beph_store.engine.provenance import WRITTEN_BY, machine, now, versions
-from beph_store.engine.study import figures
-from beph_store.engine.study.page import Html, cards, folded, note, page, section, table, warning
-from beph_store.engine.study.page import figures as pictures
+from beph_store.engine.study.page import Html, note, page, section, table, warning
 from beph_store.errors import UsageError
 from beph_store.heads import tilewise
-from beph_store.metrics import Estimate
 from beph_store.store import write_parquet
 from beph_store.store.durable import write_json
 
@@ -24,29 +20,17 @@ RESULT, PREDICTIONS, REPORT = "probe.json", "predictions.parquet", "report.html"
 #: Names that a folder of ours may hold; `images` keeps its vectors there too.
 KNOWN = {RESULT, PREDICTIONS, REPORT, "vectors.npy", "vectors.json", "parts", ".vectors.npy"}
 
-TITLES = {
-    "balanced_accuracy": "balanced accuracy",
-    "accuracy": "accuracy of tiles",
-    "auroc": "AUROC",
-    "f1_macro": "F1, macro",
-    "f1_weighted": "F1, weighted",
-    "patient_accuracy": "accuracy of patients",
-    "log_loss": "log loss",
-}
-
 
 def title(name: str, result: ProbeResult) -> str:
-    """What a metric is called here: without patients its mean is over cases."""
-    if name == "patient_accuracy" and not result.tiles.by_patient:
-        return "accuracy of cases"
-    return TITLES.get(name, name)
+    """What a metric is called here."""
+    return sections.title(name, result.tiles)
 
 
-def check_folder(out: Path) -> None:
+def check_folder(out: Path, known: Collection[str] = KNOWN) -> None:
     """A folder of ours may be written anew, an empty one too; anything else is the user's. UsageError for that."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file: choose a folder", path=out)
-    others = sorted(path.name for path in out.iterdir() if path.name not in KNOWN) if out.is_dir() else []
+    others = sorted(path.name for path in out.iterdir() if path.name not in known) if out.is_dir() else []
     if others:
         raise UsageError(
             f"{out} holds other things ({others[0]}, …): choose an empty or a new folder", path=out
@@ -92,60 +76,19 @@ def render(result: ProbeResult) -> str:
     )
     parts = [
         *(warning(text) for text in (*result.warnings, *tiles.notes)),
-        _headline(result),
-        _groups(result),
+        sections.headline(result, HEADLINES, "docs/probe.md"),
+        sections.by_group(
+            result, HEADLINES, "Each group was learned and tested by itself, on the same folds of cases."
+        ),
         _shots(result),
-        _confusion(result),
+        sections.confusion(
+            result, "Tiles, rows the truth, by the mean over repeats of what was said of each."
+        ),
         _folds(result),
-        _flow(result),
+        sections.made_with(tiles),
     ]
     what = " / ".join(tiles.classes)
     return page(f"Probe: {what}", subtitle, [part for part in parts if part is not None])
-
-
-def _headline(result: ProbeResult) -> Html:
-    shown = [(name, result.metrics[name]) for name in HEADLINES]
-    others = [(name, one) for name, one in result.metrics.items() if name not in HEADLINES]
-    drawn = [(name, one) for name, one in shown if not np.isnan(one.value)]
-    values = [
-        np.array([f.metrics[name] for f in result.folds if f.metrics[name] is not None], float)
-        for name, _ in drawn
-    ]
-    picture = figures.folds(
-        [title(name, result) for name, _ in drawn],
-        values,
-        [(one.value, one.ci_low, one.ci_high) for _, one in drawn],
-    )
-    mean = "the mean over the groups" if result.groups else "computed from all held-out tiles together"
-    return section(
-        "On cases that were not learned from",
-        cards((_number(one.value), title(name, result), f"95 % {_span(one)}") for name, one in shown[:4]),
-        pictures(picture),
-        folded("all metrics", _estimates(result, [*shown, *others])),
-        note(
-            f"The diamond is {mean}; its interval resamples cases, all tiles of a case together. "
-            "docs/metrics.md defines each figure, docs/probe.md the protocol."
-        ),
-    )
-
-
-def _groups(result: ProbeResult) -> Html | None:
-    if not result.groups:
-        return None
-    columns = ("group", "#tiles", *(f"#{title(name, result)}" for name in HEADLINES))
-    rows = [
-        (
-            name,
-            int((result.tiles.group == i).sum()),
-            *(f"{_number(found[m].value)} ({_span(found[m])})" for m in HEADLINES),
-        )
-        for i, name in enumerate(result.tiles.groups)
-        if (found := result.groups.get(name)) is not None
-    ]
-    rows.append(("mean", len(result.tiles), *(_number(result.metrics[m].value) for m in HEADLINES)))
-    rows.append(("standard deviation", "", *(_number(result.spread[m]) for m in HEADLINES)))
-    caption = "Each group was learned and tested by itself, on the same folds of cases."
-    return section("By group", table(columns, rows, caption=caption))
 
 
 def _shots(result: ProbeResult) -> Html | None:
@@ -161,7 +104,10 @@ def _shots(result: ProbeResult) -> Html | None:
         (
             one.shots,
             one.draws,
-            *(f"{_number(one.metrics[m].value)} ({_span(one.metrics[m])})" for m in HEADLINES[:4]),
+            *(
+                f"{sections.number(one.metrics[m].value)} ({sections.span(one.metrics[m])})"
+                for m in HEADLINES[:4]
+            ),
             ", ".join(f"{name}: {count}" for name, count in one.taken.items() if count < one.shots) or "none",
         )
         for one in result.shots
@@ -178,14 +124,6 @@ def _shots(result: ProbeResult) -> Html | None:
             f"Each draw learns from that many cases of each class, with {how}, as nothing is left to choose it on, and "
             "is asked about all others. Mean over draws; the interval holds the draws of the shots and of the cases."
         ),
-    )
-
-
-def _confusion(result: ProbeResult) -> Html:
-    return section(
-        "Confusion",
-        pictures(figures.confusion(result.confusion, result.tiles.classes)),
-        note("Tiles, rows the truth, by the mean over repeats of what was said of each."),
     )
 
 
@@ -215,36 +153,3 @@ def _folds(result: ProbeResult) -> Html:
         for f in result.folds
     ]
     return section("Folds", table(columns, rows, caption="No case is on two sides of a fold."))
-
-
-def _flow(result: ProbeResult) -> Html:
-    tiles = result.tiles
-    dropped = count_reasons(tiles.dropped)
-    cases = [
-        (name, int((tiles.truth == k).sum()), len(np.unique(tiles.case[tiles.truth == k])))
-        for k, name in enumerate(tiles.classes)
-    ]
-    listed = [(one.row, one.id, one.reason, one.detail) for one in tiles.dropped[:500]]
-    about = [(name, str(value)) for name, value in tiles.about.items()]
-    return section(
-        "What it was made with",
-        table(("class", "#tiles", "#cases that hold it"), cases),
-        table(("left out because", "#count"), dropped.items()) if dropped else note("Nothing was left out."),
-        folded("each one left out", table(("#row", "id", "reason", "detail"), listed))
-        if listed
-        else Html(""),
-        table(("", ""), about),
-    )
-
-
-def _estimates(result: ProbeResult, items: Iterable[tuple[str, Estimate]]) -> Html:
-    rows = [(title(name, result), _number(e.value), _span(e), e.undefined) for name, e in items]
-    return table(("metric", "#value", "#95 % interval", "#draws left out"), rows)
-
-
-def _number(value: float) -> str:
-    return "–" if np.isnan(value) else f"{value:.3f}"
-
-
-def _span(one: Estimate) -> str:
-    return f"{_number(one.ci_low)} – {_number(one.ci_high)}"

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from beph_store.cohort import count_reasons
 from beph_store.cohort.grouped import TileFolds, draw_shots, shuffle_classes, tile_folds
-from beph_store.engine.probe.draws import draws_by_group, group_rows, mean_draws, pooled, row_draws
+from beph_store.engine.probe.draws import group_rows, mean_draws, pooled, row_draws
+from beph_store.engine.probe.figures import figures_of
 from beph_store.engine.probe.tiles import ProbeTiles
 from beph_store.engine.study.report import seen_by
 from beph_store.errors import HeadError, UsageError
 from beph_store.heads import tilewise
-from beph_store.metrics import Estimate, confusion_matrix, estimate, with_point
+from beph_store.metrics import Estimate, confusion_matrix, with_point
 from beph_store.metrics.tiles import case_draws, tile_draws
 
 F64 = NDArray[np.float64]
@@ -188,16 +189,14 @@ def probe(tiles: ProbeTiles, options: ProbeOptions, *, progress: Progress | None
             folds += _cross_validate(tiles, options, division, (repeat, group), said[repeat])
             meter.add(options.folds)
     weights = with_point(case_draws(tiles.truth, tiles.case, options.draws, options.seed))
-    by_group = draws_by_group(tiles, said, weights)
-    whole = mean_draws(by_group)
+    figures = figures_of(tiles, said, weights)
     shots = tuple(_few(tiles, options, one, weights, meter) for one in options.shots)
-    several = len(tiles.groups) > 1
     return ProbeResult(
         tiles,
         options,
-        {name: estimate(values) for name, values in whole.items()},
-        _named_groups(tiles, by_group) if several else {},
-        {name: float(np.std([one[name][0] for one in by_group])) for name in HEADLINES} if several else {},
+        figures.metrics,
+        figures.groups,
+        figures.spread,
         tuple(folds),
         shots,
         said,
@@ -357,11 +356,6 @@ def _point(tiles: ProbeTiles, values: F64, rows: NDArray[np.int64]) -> dict[str,
     once = np.ones((1, len(tiles.case_ids)))
     found = tile_draws(values, tiles.truth[rows], tiles.case[rows], tiles.classes, once)
     return {name: None if np.isnan(found[name][0]) else float(found[name][0]) for name in HEADLINES}
-
-
-def _named_groups(tiles: ProbeTiles, by_group: list[dict[str, F64]]) -> dict[str, dict[str, Estimate]]:
-    named = zip(tiles.groups, by_group, strict=True)
-    return {group: {name: estimate(values) for name, values in found.items()} for group, found in named}
 
 
 class _Meter:

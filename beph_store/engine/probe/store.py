@@ -26,13 +26,15 @@ FILTERED = "left out by --where"
 @dataclasses.dataclass(frozen=True, slots=True)
 class Wanted:
     """Which labels and tiles: ``columns`` of the table; ``where`` an SQL expression over the tiles' and the store's
-    columns; at most about ``max_tiles``, drawn with ``seed``.
+    columns; at most about ``max_tiles``, drawn with ``seed``. ``rows`` (T,) bool of the flat table, the others do not
+    count.
     """
 
     columns: ColumnChoice = dataclasses.field(default_factory=ColumnChoice)
     where: str | None = None
     max_tiles: int = MAX_TILES
     seed: int = 0
+    rows: NDArray[np.bool_] | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +75,8 @@ def store_tiles(
     notes: tuple[str, ...] = ()
     if asked.where is not None:
         found, notes = _filtered(table, found, asked.where)
+    if asked.rows is not None:
+        found = _only(found, asked.rows[found.place])
     if not len(found.place):
         raise CohortError(
             "no labelled tile is left: check --where and the slides' tiles with `beph-store slides`"
@@ -254,11 +258,11 @@ def _check_recorded(owner: Mapping[str, str], recorded: Mapping[str, str]) -> No
 def _filtered(table: SearchTable, found: _Found, where: str) -> tuple[_Found, tuple[str, ...]]:
     kept = table.where(where)[found.place]
     left = int((~kept).sum())
-    rows = np.flatnonzero(kept).tolist()
     note = (f"--where {where!r} left out {left:,} of {len(kept):,} labelled tiles.",)
-    return (
-        _Found(
-            found.place[rows], [found.labels[i] for i in rows], [found.cases[i] for i in rows], found.dropped
-        ),
-        note,
-    )
+    return _only(found, kept), note
+
+
+def _only(found: _Found, kept: NDArray[np.bool_]) -> _Found:
+    rows = np.flatnonzero(kept).tolist()
+    labels, cases = ([each[i] for i in rows] for each in (found.labels, found.cases))
+    return _Found(found.place[rows], labels, cases, found.dropped)

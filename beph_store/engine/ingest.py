@@ -19,7 +19,7 @@ from beph_store.engine.intake import Intake
 from beph_store.engine.plan import SlideTask, plan
 from beph_store.engine.provenance import WRITTEN_BY, machine, now, versions
 from beph_store.engine.readers import ReaderPool
-from beph_store.engine.report import IngestReport, Progress, ReadStats, Silent, count
+from beph_store.engine.report import IngestReport, KeptCount, Progress, ReadStats, Silent, count
 from beph_store.engine.storing import SlideSink
 from beph_store.errors import UsageError
 from beph_store.records import Recipe, SlideOutcome, TileSpec
@@ -30,7 +30,10 @@ from beph_store.store.durable import write_json
 
 @dataclass(frozen=True, slots=True)
 class IngestOptions:
-    """How to ingest; None means the encoder's own value, or as many as suit the machine."""
+    """How to ingest; None means the encoder's own value, or as many as suit the machine.
+
+    ``keep_tiles`` keeps the tiles' pixels beside their embeddings; it is no part of the recipe.
+    """
 
     encoder: str = "beph-mini"
     mpp: float | None = None
@@ -44,6 +47,7 @@ class IngestOptions:
     workers: int | None = None
     batch: int | None = None
     replace: bool = False
+    keep_tiles: bool = False
 
 
 def make_recipe(bundle: Bundle, options: IngestOptions) -> Recipe:
@@ -120,18 +124,24 @@ class _Run:
     steady: float = 0.0
     busy: dict[str, float] = field(default_factory=lambda: {"encode": 0.0, "write": 0.0})
     choice: Choice | None = None
+    kept: KeptCount | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, tasks: list[SlideTask]) -> IngestReport:
         start = time.perf_counter()
         writer = self.store.writer(
-            self.recipe, run=self.run_id, encoder_source=self.options.encoder, parity=self.bundle.parity
+            self.recipe,
+            run=self.run_id,
+            encoder_source=self.options.encoder,
+            parity=self.bundle.parity,
+            keep_tiles=self.options.keep_tiles,
         )
         self._record(tasks, "running")
         try:
             self._all(tasks, writer)
         finally:
             writer.close()
+            self.kept = self._count_kept() if self.options.keep_tiles else None
             self._record(tasks, "ended", time.perf_counter() - start)
         return self._report(tasks, time.perf_counter() - start)
 
@@ -157,12 +167,21 @@ class _Run:
             finish=self._finish,
             progress=self.progress,
         )
-        clocks = pipeline.run(pool, choice.runtime.stream(), sink, dim=self.recipe.encoder.dim)
+        keep = self.options.keep_tiles
+        clocks = pipeline.run(pool, choice.runtime.stream(), sink, dim=self.recipe.encoder.dim, keep=keep)
         self.stats.add(sink.stats)
         self.tiles += sink.encoded
         self.busy["encode"] += clocks.encode
         self.busy["write"] += clocks.write.busy
+        if keep:
+            self.busy["keep"] = self.busy.get("keep", 0.0) + clocks.keep.busy
         self.steady += (clocks.last or 0.0) - (clocks.first or 0.0)
+
+    def _count_kept(self) -> KeptCount:
+        """As the store has it now: a slide may have been finished earlier, or by another process."""
+        kept = self.store.pixels(self.recipe.key)
+        finished = {name for name, outcome in self.outcomes.items() if outcome.status in ("done", "skipped")}
+        return KeptCount(len(finished.intersection(kept.slides)), len(finished.intersection(kept.without)))
 
     def _chosen(self) -> Choice:
         if self.choice is None:
@@ -191,6 +210,16 @@ class _Run:
             passed_over=self.choice.passed_over if self.choice else (),
             decode_amplification=self.stats.amplification,
             run=self.run_id,
+            notes=self._notes(),
+            kept_tiles=self.kept,
+        )
+
+    def _notes(self) -> tuple[str, ...]:
+        if self.kept is None or not self.kept.without:
+            return ()
+        return (
+            f"slides in the store without their tiles' pixels: {self.kept.without}; --keep-tiles --replace ingests "
+            "them again",
         )
 
     def _record(self, tasks: list[SlideTask], state: str, seconds: float = 0.0) -> None:
@@ -200,6 +229,7 @@ class _Run:
             "state": state,
             "encoder": self.options.encoder,
             "paths": len(tasks),
+            "keep_tiles": self.options.keep_tiles,
             "machine": machine(),
             "versions": versions(("beph-store", "pylance", "onnxruntime", "openslide-bin", "numpy")),
             "written_at": now(),

@@ -1,5 +1,8 @@
 """Three stages that overlap: readers fill rings, this thread encodes, a writer thread stores.
 
+Where the tiles' pixels are to be kept a fourth lies between the first two: a thread that compresses what is in the
+rings and passes it on, so that the pixels of a tile always come to the writer before its vector.
+
 Batches are cut from whatever tiles come next, so they cross slides and stay full. On a GPU some are
 under way while the next is filled and the last is stored, see `runtimes.stream`. Every queue is
 bounded: rings by their slots, the writer's queue by its length, so memory does not grow with a slide.
@@ -7,11 +10,13 @@ bounded: rings by their slots, the writer's queue by its length, so memory does 
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -22,9 +27,12 @@ from beph_store.engine.messages import Closed, Failed, Opened
 from beph_store.engine.readers import ReaderPool, Tiles
 from beph_store.engine.report import StageClock
 from beph_store.runtimes import Stream
+from beph_store.store import Packed, pack
 
 #: Longest time that tiles of an incomplete batch wait for company.
 LINGER_SECONDS = 0.25
+#: Chunks of compressed pixels that may wait for the writer: 32 tiles each, some 40 MB in all.
+KEPT_WAITING = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +45,16 @@ class Encoded:
     vectors: NDArray[np.float32]
 
 
-Stored = Opened | Encoded | Closed | Failed
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The compressed pixels of (n,) tiles of one slide, all of them readable."""
+
+    slide_id: str
+    tile_index: NDArray[np.int32]
+    packed: Packed
+
+
+Stored = Opened | Kept | Encoded | Closed | Failed
 
 
 class Sink(Protocol):
@@ -49,21 +66,28 @@ class Sink(Protocol):
 
 @dataclass(slots=True)
 class Clocks:
-    """Seconds that the device computed, working time of the writer, and when encoding began and ended."""
+    """Seconds that the device computed, working time of the others, and when encoding began and ended."""
 
     encode: float = 0.0
+    keep: StageClock = field(default_factory=StageClock)
     write: StageClock = field(default_factory=StageClock)
     first: float | None = None
     last: float | None = None
 
 
-def run(pool: ReaderPool, stream: Stream, sink: Sink, *, dim: int) -> Clocks:
-    """Run until every slide of the pool is over. The first error of any stage stops all and is raised."""
-    flow = _Flow(pool, stream, sink, dim)
-    threads = [
-        threading.Thread(target=flow.guard, args=(stage,), name=stage.__name__)
-        for stage in (flow.pump, flow.store)
-    ]
+def packers() -> int:
+    """Threads that compress pixels: one for every four cores keeps up with what their readers read."""
+    return max(1, min(8, (os.cpu_count() or 1) // 4))
+
+
+def run(pool: ReaderPool, stream: Stream, sink: Sink, *, dim: int, keep: bool = False) -> Clocks:
+    """Run until every slide of the pool is over. The first error of any stage stops all and is raised.
+
+    With ``keep`` the sink gets the pixels too, as ``Kept``.
+    """
+    flow = _Flow(pool, stream, sink, dim, keep=keep)
+    stages = [flow.pump, *([flow.keep] if keep else []), flow.store]
+    threads = [threading.Thread(target=flow.guard, args=(stage,), name=stage.__name__) for stage in stages]
     for thread in threads:
         thread.start()
     try:
@@ -72,9 +96,10 @@ def run(pool: ReaderPool, stream: Stream, sink: Sink, *, dim: int) -> Clocks:
         flow.abort()
         raise
     finally:
-        flow.to_store.put(None)
-        for thread in threads:
+        for thread in threads[:-1]:
             thread.join()
+        flow.to_store.put(None)  # the last to stop: the others wait for it to take what they put
+        threads[-1].join()
     if flow.error is not None:
         raise flow.error
     return flow.clocks
@@ -87,12 +112,15 @@ class _Part:
 
 
 class _Flow:
-    def __init__(self, pool: ReaderPool, stream: Stream, sink: Sink, dim: int) -> None:
+    def __init__(self, pool: ReaderPool, stream: Stream, sink: Sink, dim: int, *, keep: bool) -> None:
         self._pool = pool
         self._stream = stream
         self._sink = sink
         self._dim = dim
         self._to_encode: queue.SimpleQueue[Tiles | None] = queue.SimpleQueue()  # bounded by the rings
+        self._to_keep: queue.SimpleQueue[Tiles | None] = queue.SimpleQueue()
+        self._read = self._to_keep if keep else self._to_encode
+        self._room = threading.Semaphore(KEPT_WAITING)
         self.to_store: queue.Queue[Stored | None] = queue.Queue(maxsize=64)
         self._under_way: deque[list[_Part]] = deque()  # parts of each batch submitted and not collected
         self.clocks = Clocks()
@@ -107,18 +135,36 @@ class _Flow:
 
     def abort(self) -> None:
         self._pool.stop()
+        self._to_keep.put(None)
         self._to_encode.put(None)
 
     def pump(self) -> None:
         for event in self._pool.events():
             if isinstance(event, Tiles):
-                self._to_encode.put(event)
+                self._read.put(event)
             else:
                 self._put(event)
+        self._read.put(None)
+
+    def keep(self) -> None:
+        """Compress for the writer what is on its way to the encoder."""
+        with ThreadPoolExecutor(packers()) as threads:
+            while (tiles := self._to_keep.get()) is not None:
+                good = np.flatnonzero(tiles.ok)
+                if len(good):
+                    with self.clocks.keep.work():
+                        packed = pack(
+                            tiles.pixels[good] if len(good) < len(tiles.ok) else tiles.pixels, threads.map
+                        )
+                    self._room.acquire()
+                    self._put(Kept(tiles.slide_id, tiles.tile_index[good], packed))
+                self._to_encode.put(tiles)
         self._to_encode.put(None)
 
     def store(self) -> None:
         while (item := self.to_store.get()) is not None:
+            if isinstance(item, Kept):
+                self._room.release()
             if self.error is not None:
                 continue  # keep emptying the queue, or the stages before would wait for ever
             try:

@@ -81,12 +81,21 @@ class ReadStats:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptCount:
+    """Of a run's finished slides, those whose tiles' pixels the store has, and those of which it has none."""
+
+    slides: int
+    without: int
+
+
+@dataclass(frozen=True, slots=True)
 class IngestReport:
     """One run of ``ingest``.
 
     ``tiles`` encoded in this run; ``seconds`` of the whole run; ``steady_seconds`` from the first encoded
     batch to the last, which leaves out the start; ``busy`` the share of the run in which each stage worked;
-    ``passed_over`` runtimes that ``auto`` would have preferred, each with why not.
+    ``passed_over`` runtimes that ``auto`` would have preferred, each with why not; ``kept_tiles`` what is there of
+    pixels, None where they were not asked for.
     """
 
     recipe: str
@@ -103,6 +112,7 @@ class IngestReport:
     passed_over: tuple[tuple[str, str], ...] = ()
     run: str = ""
     notes: tuple[str, ...] = field(default=())
+    kept_tiles: KeptCount | None = None
 
     @property
     def tiles_per_second(self) -> float:
@@ -137,6 +147,7 @@ class IngestReport:
             "precision": self.precision,
             "device": self.device,
             "passed_over": dict(self.passed_over),
+            "kept_tiles": dataclasses.asdict(self.kept_tiles) if self.kept_tiles else None,
             "notes": list(self.notes),
         }
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from beph_store.engine.messages import Closed, Opened
-from beph_store.engine.pipeline import Encoded, Stored
+from beph_store.engine.pipeline import Encoded, Kept, Stored
 from beph_store.engine.plan import SlideTask
 from beph_store.engine.readers import ReaderPool
 from beph_store.engine.report import Progress, ReadStats
@@ -58,6 +58,8 @@ class SlideSink:
                 self._opened(item)
             elif isinstance(item, Encoded):
                 self._encoded(item)
+            elif isinstance(item, Kept):
+                self._kept(item)
             else:
                 self.stats.add(item.stats)
                 if isinstance(item, Closed):
@@ -75,6 +77,11 @@ class SlideSink:
         self._slides[item.slide_id] = _Slide(item, spool, len(todo), time.perf_counter())
         self._progress.started(item.slide_id, len(item.tiles), spool.resumed)
         self._pool.read(item.slide_id, todo)
+
+    def _kept(self, item: Kept) -> None:
+        slide = self._slides.get(item.slide_id)
+        if slide is not None:
+            slide.spool.keep(item.tile_index, item.packed)
 
     def _encoded(self, item: Encoded) -> None:
         slide = self._slides.get(item.slide_id)

@@ -2,6 +2,8 @@
 
 from beph_store.store.cache import FlatVectors, bags
 from beph_store.store.compact import CompactReport, compact
+from beph_store.store.kept import KeptTiles, Shard, has_pixels
+from beph_store.store.pixels import Packed, pack
 from beph_store.store.query import query, write_parquet
 from beph_store.store.reader import RecipeRecord, RecipeSummary, Store
 from beph_store.store.registry import SlideRow
@@ -12,14 +14,19 @@ __all__ = [
     "ClaimedSlide",
     "CompactReport",
     "FlatVectors",
+    "KeptTiles",
+    "Packed",
     "RecipeRecord",
     "RecipeSummary",
     "RecipeWriter",
+    "Shard",
     "SlideRow",
     "Store",
     "VerifyReport",
     "bags",
     "compact",
+    "has_pixels",
+    "pack",
     "query",
     "verify",
     "write_parquet",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,6 +12,7 @@ import lance
 from filelock import FileLock, Timeout
 
 from beph_store.errors import StoreError
+from beph_store.store.kept import orphan_archives
 from beph_store.store.layout import is_dataset
 from beph_store.store.reader import Store
 from beph_store.store.staging import read_ready
@@ -47,6 +49,8 @@ def compact(store: Store) -> CompactReport:
                 )
             if is_dataset(store.layout.tiles(key)):
                 removed += _compact_tiles(store, key)
+            for orphan in orphan_archives(store.layout, key, store.rows(key)):
+                shutil.rmtree(orphan)
         _compact(store.layout.registry)
         # Nobody holds or awaits these: a claim takes the commit lock, ours, first.
         for path in set(store.layout.locks.glob("*.lock")) - {store.layout.commit_lock}:

@@ -6,6 +6,7 @@
       slides.lance               the registry: one row a (recipe, slide), keyed; IT DECIDES what is complete
       tiles/<key>.lance          one row a tile, one fragment a slide
       rasters/<key>/<slide>.zarr thumbnail and tissue mask
+      pixels/<key>/<slide>.<ingest id>.zarr   the tiles' pixels, where `ingest --keep-tiles` was asked for
       runs/<run>.json            what was run, on what, how fast, with what outcome
       staging/<key>/<slide>/     work in progress: vectors of slides not finished yet
       cache/<key>/<digest>/      flat copies of the vectors for training; may be deleted at any time
@@ -59,6 +60,8 @@ REGISTRY = pa.schema(
         pa.field("seconds", pa.float64()),
         pa.field("run", pa.string()),
         pa.field("created_at", pa.timestamp("us", tz="UTC")),
+        # Null where no pixels are kept. Stores made before there was such a column get it with the next ingest.
+        pa.field("pixels_sha256", pa.string()),
     ]
 )
 
@@ -141,6 +144,14 @@ class Layout:
     def raster(self, key: str, slide_id: str) -> Path:
         """The rasters of one slide."""
         return self.root / "rasters" / key / f"{slide_folder(slide_id)}.zarr"
+
+    def pixels(self, key: str) -> Path:
+        """Folder of the kept tiles of one recipe."""
+        return self.root / "pixels" / key
+
+    def slide_pixels(self, key: str, slide_id: str, ingest_id: str) -> Path:
+        """The kept tiles of one ingest of a slide: named by it, so that the registry decides what is seen."""
+        return self.pixels(key) / f"{slide_folder(slide_id)}.{ingest_id}.zarr"
 
     def staging(self, key: str) -> Path:
         """Work in progress of one recipe."""

@@ -19,6 +19,7 @@ from beph_store.errors import BephStoreError, FormatUnknown, NotAStore, RecipeMi
 from beph_store.records import Embeddings, Rasters, Recipe
 from beph_store.store.cache import FlatVectors, open_flat
 from beph_store.store.durable import write_json
+from beph_store.store.kept import KeptTiles
 from beph_store.store.layout import FORMAT, Layout, is_dataset
 from beph_store.store.rasters import read_rasters
 from beph_store.store.registry import Registry, SlideRow
@@ -38,7 +39,10 @@ class RecipeRecord:
 
 @dataclass(frozen=True, slots=True)
 class RecipeSummary:
-    """What ``info`` tells of a recipe. ``bytes`` is the size of its tile table on disk."""
+    """What ``info`` tells of a recipe. ``bytes`` is the size of its tile table on disk.
+
+    ``kept_slides`` have their tiles' pixels kept, in ``kept_bytes`` on disk.
+    """
 
     key: str
     encoder: str
@@ -53,6 +57,8 @@ class RecipeSummary:
     tiles: int
     unreadable: int
     bytes: int
+    kept_slides: int
+    kept_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +135,18 @@ class Store:
         raise RecipeMismatch(f"{what}{asked}; pass --recipe with one of: {have}")
 
     def writer(
-        self, recipe: Recipe, *, run: str, encoder_source: str, parity: dict[str, Any]
+        self,
+        recipe: Recipe,
+        *,
+        run: str,
+        encoder_source: str,
+        parity: dict[str, Any],
+        keep_tiles: bool = False,
     ) -> RecipeWriter:
-        """A writer of slides under ``recipe``; the recipe is recorded first."""
+        """A writer of slides under ``recipe``, of their pixels too if asked; the recipe is recorded first."""
+        if self.registry.missing_columns():
+            with FileLock(self.layout.commit_lock):
+                self.registry.add_missing_columns()
         path = self.layout.recipe(recipe.key)
         if not path.exists():
             record = {
@@ -143,7 +158,7 @@ class Store:
             }
             write_json(path, record)
         _read_recipe(path)
-        return RecipeWriter(self.layout, recipe, run)
+        return RecipeWriter(self.layout, recipe, run, keep_tiles)
 
     def record_parity(self, key: str, figures: dict[str, Any]) -> None:
         """Add a runtime's figures of the parity gate to those that the recipe's record has."""
@@ -225,6 +240,11 @@ class Store:
         """
         return open_flat(self.layout, self.recipe(key).recipe, progress)
 
+    def pixels(self, key: str) -> KeptTiles:
+        """The tiles that ``ingest --keep-tiles`` kept under a recipe: which slides, and their pixels by number."""
+        recipe = self.recipe(key).recipe
+        return KeptTiles.find(self.layout, recipe, self.rows(recipe.key))
+
     def rasters(self, key: str, slide_id: str) -> Rasters:
         """Thumbnail and tissue mask of a slide."""
         return read_rasters(self.layout.raster(key, self.slide(key, slide_id).slide_id))
@@ -234,6 +254,7 @@ class Store:
         for record in self.recipes():
             recipe, rows = record.recipe, self.rows(record.recipe.key)
             done = [row for row in rows if row.status == "done"]
+            kept = KeptTiles.find(self.layout, recipe, rows)
             yield RecipeSummary(
                 key=recipe.key,
                 encoder=recipe.encoder.name,
@@ -248,6 +269,8 @@ class Store:
                 tiles=sum(row.tiles for row in done),
                 unreadable=sum(row.unreadable for row in done),
                 bytes=_size(self.layout.tiles(recipe.key)),
+                kept_slides=len(kept.rows),
+                kept_bytes=kept.nbytes,
             )
 
 

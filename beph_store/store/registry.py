@@ -65,6 +65,7 @@ class SlideRow:
     seconds: float | None = None
     run: str | None = None
     created_at: datetime = dataclasses.field(default_factory=lambda: datetime.now(UTC))
+    pixels_sha256: str | None = None
 
     @property
     def key(self) -> str:
@@ -111,6 +112,17 @@ class Registry:
             lance.write_dataset(
                 REGISTRY.empty_table(), str(self.path), mode="create", data_storage_version=LANCE_VERSION
             )
+
+    def missing_columns(self) -> list[pa.Field]:
+        """Columns that a registry written by an earlier version lacks."""
+        have = set(self.dataset().schema.names)
+        return [field for field in REGISTRY if field.name not in have]
+
+    def add_missing_columns(self) -> None:
+        """Give an earlier version's registry the columns of this one, null throughout. Call under the commit lock."""
+        missing = self.missing_columns()
+        if missing:
+            self.dataset().add_columns(missing)
 
     def tidy(self) -> None:
         """Keep the table small: every ``put`` leaves a fragment and a version. Call under the commit lock."""
@@ -161,5 +173,5 @@ class Registry:
 
 
 def _records(table: pa.Table) -> list[SlideRow]:
-    names = [field.name for field in dataclasses.fields(SlideRow)]
+    names = [field.name for field in dataclasses.fields(SlideRow) if field.name in table.schema.names]
     return [SlideRow(**row) for row in table.select(names).to_pylist()]

@@ -2,7 +2,8 @@
 
 A slide's folder under ``staging`` holds ``plan.json`` (which grid the vectors belong to), numbered
 parts, and at the end ``ready.json`` (a written but not yet committed Lance fragment). Every file is
-written aside, flushed and renamed, so what is listed is whole.
+written aside, flushed and renamed, so what is listed is whole. Where pixels are kept their log grows
+beside the parts, see `pixels`.
 """
 
 from __future__ import annotations
@@ -23,17 +24,20 @@ from numpy.typing import NDArray
 
 from beph_store.records import SlideInfo, TileSet
 from beph_store.store.durable import write_atomic, write_json
+from beph_store.store.pixels import FORMAT as PIXELS_FORMAT
+from beph_store.store.pixels import Packed, PixelLog
 from beph_store.store.registry import SlideRow
 from beph_store.store.vectors import to_float16
 
 _Part = tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.float16]]
+_COLUMNS = ("index", "ok", "vectors")
 
 #: Seconds of vectors kept in memory only; what a kill can cost, beside the batches in flight.
 FLUSH_SECONDS = 8.0
 
 
-def plan_of(info: SlideInfo, tiles: TileSet) -> dict[str, Any]:
-    """What must be equal for staged vectors to belong to these tiles."""
+def plan_of(info: SlideInfo, tiles: TileSet, *, pixels: bool = False) -> dict[str, Any]:
+    """What must be equal for staged vectors to belong to these tiles, and for their pixels to lie beside them."""
     digest = hashlib.sha256(np.ascontiguousarray(tiles.origin_l0, "<i4").data)
     digest.update(np.ascontiguousarray(tiles.tissue, "<f4").data)
     return {
@@ -42,6 +46,7 @@ def plan_of(info: SlideInfo, tiles: TileSet) -> dict[str, Any]:
         "mpp": [info.mpp_x, info.mpp_y],
         "tiles": len(tiles),
         "grid_sha256": digest.hexdigest(),
+        **({"pixels": PIXELS_FORMAT} if pixels else {}),
     }
 
 
@@ -58,10 +63,17 @@ class Ready:
 
 
 class Spool:
-    """The vectors of one slide as they come, in any order, some of them perhaps from an earlier run."""
+    """The vectors of one slide as they come, in any order, some of them perhaps from an earlier run.
 
-    def __init__(self, folder: Path, plan: dict[str, Any], dim: int) -> None:
+    With ``pixels`` a tile is done only if its pixels are on the disk as well: ``keep`` them before its vector is
+    added. What was done without them (another plan) is done again.
+    """
+
+    def __init__(
+        self, folder: Path, plan: dict[str, Any], dim: int, *, pixels: PixelLog | None = None
+    ) -> None:
         self._folder = folder
+        self._pixels = pixels
         self._dim = dim
         self._slide_id: str = plan["slide_id"]
         self.done: NDArray[np.bool_] = np.zeros(plan["tiles"], dtype=bool)
@@ -70,13 +82,30 @@ class Spool:
         if _read_json(folder / "plan.json") != plan:
             shutil.rmtree(folder, ignore_errors=True)
             write_json(folder / "plan.json", plan)
-        for index, _, _ in self._parts():
-            self.done[index] = True
+        self._resume()
+
+    def _resume(self) -> None:
+        kept = self._pixels.find() if self._pixels else 0
+        for path, part in self._files():
+            if self._pixels:
+                spans = part.get("spans", np.full((len(part["index"]), 3), -1))
+                if _lost(spans, part["ok"], kept):
+                    path.unlink()
+                    continue
+                self._pixels.spans[part["index"]] = spans
+            self.done[part["index"]] = True
+        if self._pixels:
+            self._pixels.start()
 
     @property
     def resumed(self) -> int:
         """Number of tiles that are already there."""
         return int(self.done.sum())
+
+    def keep(self, tile_index: NDArray[np.int32], packed: Packed) -> None:
+        """Take the pixels of (n,) tiles, if this spool keeps any."""
+        if self._pixels:
+            self._pixels.add(tile_index, packed)
 
     def add(self, tile_index: NDArray[np.int32], ok: NDArray[np.bool_], vectors: NDArray[np.float32]) -> None:
         """Take (B,) indices, (B,) ok and the (B, D) vectors; rows that are not ok are ignored.
@@ -96,11 +125,25 @@ class Spool:
         if not self._pending:
             return
         index, ok, vectors = (np.concatenate(part) for part in zip(*self._pending, strict=True))
+        spans = {}
+        if self._pixels:
+            self._pixels.sync()  # first: a part vouches for the pixels of its tiles
+            spans["spans"] = self._pixels.spans[index]
         buffer = io.BytesIO()
-        np.savez(buffer, index=index, ok=ok, vectors=vectors)
+        np.savez(buffer, index=index, ok=ok, vectors=vectors, **spans)
         taken = [int(path.stem.removeprefix("part-")) for path in self._folder.glob("part-*.npz")]
         write_atomic(self._folder / f"part-{max(taken, default=-1) + 1:05d}.npz", buffer.getvalue())
         self._pending.clear()
+
+    def close(self) -> None:
+        """``flush``, and hold no file open any more."""
+        self.flush()
+        if self._pixels:
+            self._pixels.close()
+
+    def finish_pixels(self, ok: NDArray[np.bool_], attributes: dict[str, Any]) -> str | None:
+        """Make the archive of the (N,) tiles, in the staging folder; its digest, or None where none are kept."""
+        return self._pixels.finish(ok, attributes) if self._pixels else None
 
     def collect(self) -> tuple[NDArray[np.bool_], NDArray[np.float16]]:
         """((N,) ok, (N, D) float16 vectors) of the whole slide in tile order."""
@@ -112,14 +155,26 @@ class Spool:
         return ok, vectors
 
     def _parts(self) -> Iterator[_Part]:
+        for _, part in self._files():
+            yield part["index"], part["ok"], part["vectors"]
+
+    def _files(self) -> Iterator[tuple[Path, dict[str, NDArray[Any]]]]:
         for path in sorted(self._folder.glob("part-*.npz")):
             try:
-                with np.load(path, allow_pickle=False) as part:
-                    arrays = part["index"], part["ok"], part["vectors"]
+                with np.load(path, allow_pickle=False) as file:
+                    part = {name: file[name] for name in file.files}
+                if not part.keys() >= set(_COLUMNS):
+                    raise ValueError("columns are missing")
             except (OSError, ValueError, KeyError, zipfile.BadZipFile):
                 path.unlink(missing_ok=True)  # damaged: its tiles are simply encoded again
                 continue
-            yield arrays
+            yield path, part
+
+
+def _lost(spans: NDArray[np.int64], ok: NDArray[np.bool_], kept: int) -> bool:
+    """Whether the pixels of a readable tile are not among the ``kept`` bytes."""
+    own = spans[ok]
+    return bool((own[:, 0] < 0).any() or (own[:, 0] + own[:, 1]).max(initial=0) > kept)
 
 
 def write_ready(folder: Path, ready: Ready) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from beph_store.errors import StoreError
 from beph_store.records import Recipe
+from beph_store.store.kept import orphan_archives, pixel_problems
 from beph_store.store.layout import is_dataset, tiles_schema
 from beph_store.store.reader import Store
 from beph_store.store.registry import SlideRow
@@ -52,18 +53,21 @@ def verify(store: Store, progress: Callable[[int, int], None] | None = None) -> 
     done = [row for row in rows if row.status == "done" and row.recipe in recipes]
     for number, row in enumerate(done, 1):
         report.problems += [
-            f"slide {row.slide_id} [{row.recipe}]: {what}" for what in _slide_problems(store, row)
+            f"slide {row.slide_id} [{row.recipe}]: {what}"
+            for what in _slide_problems(store, row, recipes[row.recipe].tile.tile_px)
         ]
         report.slides += 1
         report.tiles += row.tiles
         if progress:
             progress(number, len(done))
     for recipe in recipes.values():
-        _check_table(store, recipe, [row for row in done if row.recipe == recipe.key], report)
+        own = [row for row in done if row.recipe == recipe.key]
+        _check_table(store, recipe, own, report)
+        _check_archives(store, recipe, own, report)
     return report
 
 
-def _slide_problems(store: Store, row: SlideRow) -> Iterator[str]:
+def _slide_problems(store: Store, row: SlideRow, tile_px: int) -> Iterator[str]:
     try:
         table = store.slide_table(row)
         if table.num_rows != row.tiles:
@@ -87,6 +91,7 @@ def _slide_problems(store: Store, row: SlideRow) -> Iterator[str]:
         yield "its content does not have the hash that was recorded when it was written"
     if not store.layout.raster(row.recipe, row.slide_id).exists():
         yield "its thumbnail and tissue mask are missing"
+    yield from pixel_problems(store.layout, row, tile_px, rows.ok)
 
 
 def _check_table(store: Store, recipe: Recipe, done: list[SlideRow], report: VerifyReport) -> None:
@@ -111,6 +116,17 @@ def _check_table(store: Store, recipe: Recipe, done: list[SlideRow], report: Ver
         report.notes.append(
             f"recipe {recipe.key}: {len(orphans)} unreferenced data files ({size:.1f} MB) left by a "
             "replaced slide or an interrupted run; `compact` removes them"
+        )
+
+
+def _check_archives(store: Store, recipe: Recipe, done: list[SlideRow], report: VerifyReport) -> None:
+    orphans = orphan_archives(store.layout, recipe.key, done)
+    if orphans:
+        files = [file for folder in orphans for file in folder.rglob("*") if file.is_file()]
+        size = sum(file.stat().st_size for file in files) / 1e6
+        report.notes.append(
+            f"recipe {recipe.key}: kept tiles ({size:.1f} MB) of {len(orphans)} ingests that no slide refers to; "
+            "`compact` removes them"
         )
 
 

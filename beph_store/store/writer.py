@@ -5,7 +5,8 @@ The protocol, and what a crash at each point leaves behind:
 1. ``claim`` takes the slide's lock (freed by the system when the process dies) and opens its spool.
    A crash here leaves parts, which the next run takes up.
 2. ``seal`` writes one Lance fragment, flushes it and records it as ready. A crash between the two
-   leaves an unreferenced data file, which ``compact`` removes.
+   leaves an unreferenced data file, which ``compact`` removes. Kept pixels are on the disk before the
+   slide is ready and moved into their place after it; a crash between lets ``recover`` move them.
 3. ``publish``, under the commit lock: append the fragments that the table does not reference yet,
    then put the registry rows. A crash between the two leaves rows that no reader sees; the next
    publish finds the fragments by their file names, which are unique, and only puts the rows.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -27,7 +29,9 @@ from lance.fragment import FragmentMetadata, write_fragments
 from beph_store.errors import StoreError
 from beph_store.records import Rasters, Recipe, SlideInfo, TileSet
 from beph_store.store.durable import sync_lance
+from beph_store.store.kept import archive_of
 from beph_store.store.layout import LANCE_VERSION, Layout, is_dataset, tiles_schema
+from beph_store.store.pixels import PixelLog, place
 from beph_store.store.rasters import write_rasters
 from beph_store.store.registry import Registry, SlideRow, forget_versions
 from beph_store.store.staging import Ready, Spool, discard, plan_of, read_ready, write_ready
@@ -59,6 +63,7 @@ class RecipeWriter:
     layout: Layout
     recipe: Recipe
     run: str
+    keep_tiles: bool = False
     _claims: dict[str, ClaimedSlide] = field(default_factory=dict)
     _ready: list[Ready] = field(default_factory=list)
     _rows: list[SlideRow] = field(default_factory=list)
@@ -103,7 +108,7 @@ class RecipeWriter:
         if ready is None:
             return None
         data = self.layout.tiles(self.key) / "data"
-        if not all((data / name).exists() for name in ready.data_files()):
+        if not all((data / name).exists() for name in ready.data_files()) or not self._placed(ready, claim):
             discard(claim.folder)
             return None
         self._ready.append(ready)
@@ -112,7 +117,10 @@ class RecipeWriter:
     def open_spool(self, claim: ClaimedSlide, info: SlideInfo, tiles: TileSet) -> Spool:
         """Start to take vectors, or go on where an earlier run stopped; see ``Spool.done``."""
         claim.info, claim.tiles = info, tiles
-        claim.spool = Spool(claim.folder, plan_of(info, tiles), self.recipe.encoder.dim)
+        keep = self.keep_tiles and len(tiles) > 0
+        log = PixelLog(claim.folder, len(tiles), tiles.spec.tile_px) if keep else None
+        plan = plan_of(info, tiles, pixels=keep)
+        claim.spool = Spool(claim.folder, plan, self.recipe.encoder.dim, pixels=log)
         return claim.spool
 
     def seal(self, claim: ClaimedSlide, rasters: Rasters, row: SlideRow) -> SlideRow:
@@ -137,12 +145,20 @@ class RecipeWriter:
             return self._rows[-1]
         ready = self._write_fragment(claim.tiles, claim.spool, row)
         write_ready(claim.folder, ready)
+        self._placed(ready, claim)
         self._ready.append(ready)
         return ready.row
+
+    def _placed(self, ready: Ready, claim: ClaimedSlide) -> bool:
+        """Whether the slide's kept pixels, if it has any, are where the registry will name them; moves them there."""
+        archive = archive_of(self.layout, ready.row)
+        return archive is None or place(claim.folder / "pixels.zarr", archive)
 
     def _write_fragment(self, tiles: TileSet, spool: Spool, row: SlideRow) -> Ready:
         rows = assemble(tiles, *spool.collect())
         ingest_id = uuid.uuid4().hex
+        named = {"recipe": self.key, "slide_id": row.slide_id, "ingest_id": ingest_id}
+        pixels = spool.finish_pixels(rows.ok, named)
         uri = self._ensure_table()
         fragments = write_fragments(
             rows.to_table(row.slide_id, ingest_id),
@@ -152,7 +168,12 @@ class RecipeWriter:
             data_storage_version=LANCE_VERSION,
         )
         row = dataclasses.replace(
-            row, status="done", unreadable=int((~rows.ok).sum()), sha256=rows.sha256(), ingest_id=ingest_id
+            row,
+            status="done",
+            unreadable=int((~rows.ok).sum()),
+            sha256=rows.sha256(),
+            ingest_id=ingest_id,
+            pixels_sha256=pixels,
         )
         ready = Ready(row, [json.loads(json.dumps(fragment.to_json())) for fragment in fragments])
         sync_lance(uri, ready.data_files())
@@ -162,7 +183,7 @@ class RecipeWriter:
         """Record why a slide could not be done; what was encoded of it stays for the next run."""
         claim = self._claims.get(slide_id)
         if claim is not None and claim.spool is not None:
-            claim.spool.flush()
+            claim.spool.close()
         self._rows.append(dataclasses.replace(row, run=self.run))
 
     def release(self, slide_id: str) -> None:
@@ -170,7 +191,7 @@ class RecipeWriter:
         claim = self._claims.pop(slide_id, None)
         if claim is not None:
             if claim.spool is not None:
-                claim.spool.flush()
+                claim.spool.close()
             claim.lock.release()
 
     def publish(self, *, force: bool = False) -> None:
@@ -186,7 +207,7 @@ class RecipeWriter:
             rows = [*(r.row for r in fresh), *self._rows]
             self.registry.put(rows)
             self.registry.tidy()
-            self._forget([row.replaces for row in rows if row.replaces])
+            self._forget([row for row in rows if row.replaces])
         self._after_commit()
 
     def _append(self, ready: list[Ready]) -> None:
@@ -208,11 +229,15 @@ class RecipeWriter:
         )
         sync_lance(uri, [])
 
-    def _forget(self, ingest_ids: list[str]) -> None:
+    def _forget(self, replacing: list[SlideRow]) -> None:
+        """Drop what these rows replaced."""
         uri = self.layout.tiles(self.key)
-        if ingest_ids and uri.exists():
-            listed = ", ".join(f"'{i}'" for i in ingest_ids)
+        if replacing and uri.exists():
+            listed = ", ".join(f"'{row.replaces}'" for row in replacing)
             lance.dataset(str(uri)).delete(f"ingest_id IN ({listed})")
+        for row in replacing:
+            old = self.layout.slide_pixels(self.key, row.slide_id, str(row.replaces))
+            shutil.rmtree(old, ignore_errors=True)
 
     def _after_commit(self) -> None:
         self._published = time.monotonic()

@@ -51,6 +51,10 @@ def ingest(
     replace: Annotated[
         bool, typer.Option("--replace", help="Ingest slides anew that are in the store already.")
     ] = False,
+    keep_tiles: Annotated[
+        bool,
+        typer.Option("--keep-tiles", help="Keep the tiles' pixels too, for `pretrain`: some 120 kB a tile."),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Embed slides into a store. Kill it at any time and run it again: nothing is lost or done twice."""
@@ -69,6 +73,7 @@ def ingest(
         workers=workers,
         limit_tiles=limit_tiles,
         replace=replace,
+        keep_tiles=keep_tiles,
     )
     with IngestProgress() as progress:
         report = run(
@@ -104,6 +109,10 @@ def show(report: IngestReport) -> None:
             out.print(
                 f"each compressed tile of the files was decoded {report.decode_amplification:.2f} times"
             )
+    if report.kept_tiles is not None:
+        out.print(f"the tiles of {report.kept_tiles.slides} of these slides are kept")
+    for note in report.notes:
+        out.print(Text.assemble(("note", "yellow"), f" {note}"))
     out.print(f"recipe {report.recipe}")
 
 

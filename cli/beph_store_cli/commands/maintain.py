@@ -37,6 +37,8 @@ def info(store: StoreArgument, json: JsonOption = False) -> None:
         extras.append(f"{r.unreadable} unreadable tiles" * bool(r.unreadable))
         if any(extras):
             console().print(f"{r.key}: {', '.join(filter(None, extras))}")
+        if r.kept_slides:
+            console().print(f"{r.key}: the tiles of {r.kept_slides:,} slides are kept, {size(r.kept_bytes)}")
 
 
 def slides(

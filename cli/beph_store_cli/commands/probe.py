@@ -79,7 +79,7 @@ def probe(
     options = _options(
         method, folds, repeats, shots, shot_draws, train_fraction, k, seed, draws, shuffle_labels
     )
-    columns = ColumnChoice(case=case_column, slide=slide_column, target=target, classes=_names(classes))
+    columns = ColumnChoice(case=case_column, slide=slide_column, target=target, classes=names(classes))
     wanted = Wanted(columns, where, max_tiles or MAX_TILES, seed)
     _check(out)
     with bar("reading embeddings") as reading:
@@ -138,7 +138,7 @@ def probe_images(
     options = _options(
         method, folds, repeats, shots, shot_draws, train_fraction, k, seed, draws, shuffle_labels
     )
-    wanted = _names(classes)
+    wanted = names(classes)
     chosen = ImageChoice(target, wanted, case_column, group_column, case_pattern)
     found = read_image_set(images, choice(layout, "--layout", *LAYOUTS), chosen)
     how = Embedding(encoder, choice(fit, "--fit", *FITS), runtime, precision)
@@ -239,7 +239,8 @@ def _check(out: Path | None) -> None:
         check_folder(out)
 
 
-def _names(classes: str | None) -> tuple[str, ...]:
+def names(classes: str | None) -> tuple[str, ...]:
+    """The names of a comma-separated option."""
     return tuple(name.strip() for name in classes.split(",")) if classes else ()
 
 

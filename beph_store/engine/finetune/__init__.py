@@ -1,0 +1,1 @@
+"""Fine-tuning an encoder as a classifier of labelled tile images."""

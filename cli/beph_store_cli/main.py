@@ -20,6 +20,7 @@ from beph_store_cli.commands import (
     demo,
     embed,
     encoder,
+    finetune,
     heatmap,
     importing,
     ingest,
@@ -77,6 +78,7 @@ heatmap.register(app)
 search.register(app)
 map.register(app)
 probe.register(app)
+finetune.register(app)
 bench.register(app)
 app.add_typer(encoder.app, name="encoder")
 

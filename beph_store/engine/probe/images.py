@@ -85,7 +85,7 @@ def image_tiles(
     place = place[numbered.keep]
     lost = tuple(Dropped(None, images.images[i].path, UNREADABLE) for i in np.flatnonzero(~readable))
     spec = made.bundle.spec
-    treated = _treatment(made.sizes, spec.tile_px, how.fit)
+    treated = treatment(made.sizes, spec.tile_px, how.fit)
     return ProbeTiles(
         numbered.truth,
         numbered.case,
@@ -238,7 +238,7 @@ def _join(folder: Path) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     return np.concatenate(vectors), np.concatenate(sizes)
 
 
-def _treatment(sizes: Mapping[str, int], tile_px: int, fit: Fit | None) -> str:
+def treatment(sizes: Mapping[str, int], tile_px: int, fit: Fit | None) -> str:
     """What was done to images of another size, in a sentence."""
     others = {size: count for size, count in sizes.items() if size != f"{tile_px} × {tile_px}"}
     if not others or fit is None:

@@ -24,6 +24,7 @@ from beph_store_cli.commands import (
     heatmap,
     importing,
     ingest,
+    leaderboard,
     maintain,
     map,
     probe,
@@ -80,6 +81,7 @@ map.register(app)
 probe.register(app)
 finetune.register(app)
 bench.register(app)
+leaderboard.register(encoder.app)
 app.add_typer(encoder.app, name="encoder")
 
 

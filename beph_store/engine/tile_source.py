@@ -133,7 +133,7 @@ def _named(store: Store, kept: KeptTiles, names: Sequence[str]) -> tuple[SlideRo
 
 def _left_out(kept: KeptTiles, rows: Sequence[SlideRow], *, everything: bool) -> tuple[tuple[str, str], ...]:
     without = [(name, "its tiles were not kept") for name in kept.without] if everything else []
-    lost = [(row.slide_id, f"{row.unreadable} tiles could not be read") for row in rows if row.unreadable]
+    lost = [(row.slide_id, f"unreadable tiles: {row.unreadable}") for row in rows if row.unreadable]
     return (*without, *lost)
 
 

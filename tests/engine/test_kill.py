@@ -10,14 +10,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from beph_store.store import Store, verify
+from beph_store.store import KeptTiles, Store, verify
 
 
-def _start(slides: list[Path], store: Path) -> subprocess.Popen[str]:
+def _start(slides: list[Path], store: Path, *options: str) -> subprocess.Popen[str]:
     command = [
         sys.executable,
         "-m",
@@ -27,13 +28,14 @@ def _start(slides: list[Path], store: Path) -> subprocess.Popen[str]:
         "--store",
         str(store),
         "--json",
+        *options,
     ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def _finish(slides: list[Path], store: Path) -> float:
+def _finish(slides: list[Path], store: Path, *options: str) -> float:
     start = time.monotonic()
-    process = _start(slides, store)
+    process = _start(slides, store, *options)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     return time.monotonic() - start
@@ -45,14 +47,14 @@ def _rows(store: Path) -> pl.DataFrame:
     return tiles.sort("slide_id", "tile")
 
 
-def _kill_and_compare(slides: list[Path], folder: Path, *, kills: int, seed: int) -> None:
+def _kill_and_compare(slides: list[Path], folder: Path, *options: str, kills: int, seed: int) -> None:
     """``kills`` kills, each of a run at work; an ingest that ends before its kill is compared and begun anew."""
-    took = _finish(slides, folder / "whole")
-    start_up = _finish(slides, folder / "whole")  # nothing left to do
+    took = _finish(slides, folder / "whole", *options)
+    start_up = _finish(slides, folder / "whole", *options)  # nothing left to do
     chance = random.Random(seed)
     killed, store = 0, folder / "killed-0"
     while killed < kills:
-        process = _start(slides, store)
+        process = _start(slides, store, *options)
         try:
             process.wait(
                 start_up * chance.uniform(0.3, 1.0) + (took - start_up) * chance.uniform(0, 1.5 / kills)
@@ -66,7 +68,7 @@ def _kill_and_compare(slides: list[Path], folder: Path, *, kills: int, seed: int
         else:
             _compare(store, folder / "whole")
             store = folder / f"killed-{killed}"
-    _finish(slides, store)
+    _finish(slides, store, *options)
     _compare(store, folder / "whole")
 
 
@@ -74,7 +76,18 @@ def _compare(store: Path, whole: Path) -> None:
     report = verify(Store.open(store))
     assert report.ok, report.problems
     assert_frame_equal(_rows(store), _rows(whole))
-    assert not list((store / "staging").rglob("part-*"))
+    assert not [path for path in (store / "staging").rglob("*") if path.is_file()]
+    mine, theirs = _kept(store), _kept(whole)
+    assert (mine.slides, mine.counts.tolist()) == (theirs.slides, theirs.counts.tolist())
+    for slide_id, count in zip(mine.slides, mine.counts.tolist(), strict=True):
+        every = np.arange(count)
+        np.testing.assert_array_equal(mine.read(slide_id, every), theirs.read(slide_id, every))
+        assert mine.row(slide_id).pixels_sha256 == theirs.row(slide_id).pixels_sha256
+
+
+def _kept(store: Path) -> KeptTiles:
+    opened = Store.open(store)
+    return opened.pixels(opened.recipe().recipe.key)
 
 
 def test_killed_three_times(drawn_slide, tmp_path: Path) -> None:
@@ -83,6 +96,15 @@ def test_killed_three_times(drawn_slide, tmp_path: Path) -> None:
     for slide in slides:
         shutil.copy(drawn_slide.path, slide)
     _kill_and_compare(slides, tmp_path, kills=3, seed=1)
+
+
+def test_killed_while_tiles_are_kept(drawn_slide, tmp_path: Path) -> None:
+    slides = [tmp_path / "slides" / name for name in ("a.tif", "b.tif")]
+    slides[0].parent.mkdir()
+    for slide in slides:
+        shutil.copy(drawn_slide.path, slide)
+    _kill_and_compare(slides, tmp_path, "--keep-tiles", "--limit-tiles", "24", kills=2, seed=3)
+    assert _kept(tmp_path / "whole").slides == ("a.tif", "b.tif")
 
 
 @pytest.mark.soak

@@ -155,7 +155,7 @@ class FolderSource:
     """
 
     def __init__(self, folder: str | Path, *, progress: Progress | None = None) -> None:
-        self._folder = Path(folder)
+        self._folder = Path(folder).absolute()
         names = _image_names(self._folder)
         files = []
         with ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1))) as threads:

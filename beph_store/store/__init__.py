@@ -2,7 +2,7 @@
 
 from beph_store.store.cache import FlatVectors, bags
 from beph_store.store.compact import CompactReport, compact
-from beph_store.store.kept import KeptTiles, Shard, has_pixels
+from beph_store.store.kept import KeptTiles, Shard
 from beph_store.store.pixels import Packed, pack
 from beph_store.store.query import query, write_parquet
 from beph_store.store.reader import RecipeRecord, RecipeSummary, Store
@@ -25,7 +25,6 @@ __all__ = [
     "VerifyReport",
     "bags",
     "compact",
-    "has_pixels",
     "pack",
     "query",
     "verify",

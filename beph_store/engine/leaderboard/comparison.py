@@ -102,11 +102,10 @@ class Comparison:
 
     def place(self, name: str | None) -> int:
         """Place of the entrant of that name, the first for None; UsageError lists them."""
-        names = [one.name for one in self.entrants]
         if name is None:
             return 0
-        if name not in names:
-            raise UsageError(f"--baseline {name!r}: choose from {', '.join(names)}")
+        names = [one.name for one in self.entrants]
+        check_baseline(name, names)
         if self.entrants[names.index(name)].vectors is None:
             raise UsageError(
                 f"--baseline {name!r} has no vectors here, it {self.entrants[names.index(name)].missing}"
@@ -133,6 +132,12 @@ class Asked:
         """The folder's name, or the encoder's, with its precision."""
         name = Path(self.encoder).name or self.encoder
         return f"{name}@{self.precision}" if self.precision else name
+
+
+def check_baseline(name: str | None, names: Sequence[str]) -> None:
+    """UsageError for a baseline that is none of the names."""
+    if name is not None and name not in names:
+        raise UsageError(f"--baseline {name!r}: choose from {', '.join(names)}")
 
 
 def names_of(asked: Sequence[Asked]) -> list[str]:

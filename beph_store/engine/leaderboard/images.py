@@ -16,20 +16,21 @@ from numpy.typing import NDArray
 
 from beph_store.cohort import Dropped
 from beph_store.cohort.image_sets import ImageSet
-from beph_store.engine.embed import FITS, fit_tile, read_image
+from beph_store.engine.embed import fit_tile, read_image
 from beph_store.engine.leaderboard.colour import DIM, NAME, WHAT, Colour, colour_vectors
 from beph_store.engine.leaderboard.comparison import (
     Asked,
     Comparison,
     Entrant,
     Source,
+    check_baseline,
     folder_of,
     keep,
     load,
     names_of,
     opener,
 )
-from beph_store.engine.probe.images import LISTED, UNREADABLE, Embedded, Embedding, embed_set
+from beph_store.engine.probe.images import LISTED, UNREADABLE, Embedded, Embedding, embed_set, treatment
 from beph_store.engine.probe.tiles import MAX_TILES, LabelledTiles, Rows
 from beph_store.errors import CohortError, UsageError
 
@@ -38,11 +39,12 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which ``classes``, and at most about ``max_tiles`` images, drawn with ``seed``."""
+    """Which ``classes``, and at most about ``max_tiles`` images, drawn with ``seed``; ``baseline`` must be there."""
 
     classes: tuple[str, ...] = ()
     max_tiles: int = MAX_TILES
     seed: int = 0
+    baseline: str | None = None
 
 
 def image_comparison(
@@ -61,6 +63,7 @@ def image_comparison(
     """
     asked = [Asked.read(text) for text in encoders]
     names = names_of(asked)
+    check_baseline((wanted or Wanted()).baseline, [*names, NAME])
     steps = _Steps(progress, len(asked) + 1)
     made = []
     for one, name in zip(asked, names, strict=True):
@@ -69,7 +72,9 @@ def image_comparison(
     tile_px = made[0].bundle.spec.tile_px
     colours = _colours(images, folder_of(out, NAME), tile_px, how, steps.next())
     tiles, place = _tiles(images, wanted or Wanted(), dict(zip(names, made, strict=True)), colours)
-    tiles = dataclasses.replace(tiles, notes=(*tiles.notes, *_treated(made[0], how)))
+    treated = treatment(made[0].sizes, tile_px, how.fit)
+    if treated:
+        tiles = dataclasses.replace(tiles, notes=(*tiles.notes, treated))
 
     def pixels(row: int) -> NDArray[np.uint8]:
         return read_image(images.root / images.images[place[row]].path)
@@ -151,18 +156,6 @@ def _tiles(
         images.by_patient,
     )
     return tiles, place
-
-
-def _treated(made: Embedded, how: Embedding) -> list[str]:
-    """What was done to images of another size than an encoder's, in a sentence."""
-    others = sum(count for size, count in made.sizes.items() if size != _square(made.bundle.spec.tile_px))
-    if not others or how.fit is None:
-        return []
-    return [f"{others:,} images are of another size than the encoders' tiles: {FITS[how.fit]}."]
-
-
-def _square(side: int) -> str:
-    return f"{side} × {side}"
 
 
 def _colours(

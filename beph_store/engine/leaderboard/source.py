@@ -42,6 +42,7 @@ class Question:
     max_tiles: int = MAX_TILES
     seed: int = 0
     runtime: str = "auto"
+    baseline: str | None = None
 
 
 def comparison_of(
@@ -58,7 +59,7 @@ def comparison_of(
     found = _image_set(source, question)
     encoders = question.encoders or ("beph-mini",)
     how = Embedding(fit=question.fit, runtime=question.runtime)
-    wanted = of_images.Wanted(question.classes, question.max_tiles, question.seed)
+    wanted = of_images.Wanted(question.classes, question.max_tiles, question.seed, question.baseline)
     return of_images.image_comparison(found, out, encoders, how, wanted=wanted, progress=progress)
 
 

@@ -96,6 +96,7 @@ def leaderboard(
         max_tiles=max_tiles or MAX_TILES,
         seed=seed,
         runtime=runtime,
+        baseline=baseline,
     )
     probe = ProbeOptions(folds=folds, shots=_numbers(shots), shot_draws=shot_draws, seed=seed, draws=draws)
     options = LeaderboardOptions(probe, baseline, perturbed_tiles, timing=Timing(speed_seconds))

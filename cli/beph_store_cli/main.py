@@ -27,7 +27,9 @@ from beph_store_cli.commands import (
     leaderboard,
     maintain,
     map,
+    pretrain,
     probe,
+    protocol,
     query,
     search,
     train,
@@ -80,9 +82,11 @@ search.register(app)
 map.register(app)
 probe.register(app)
 finetune.register(app)
+pretrain.register(app)
 bench.register(app)
 leaderboard.register(encoder.app)
 app.add_typer(encoder.app, name="encoder")
+app.add_typer(protocol.app, name="protocol")
 
 
 def main() -> None:

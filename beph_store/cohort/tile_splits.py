@@ -63,6 +63,12 @@ class TileSplit:
 def tile_splits(truth: Cases, case: Cases, classes: Sequence[str], choice: SplitChoice) -> list[TileSplit]:
     """One split, or as many as there are folds. Raises CohortError where a class has too few cases."""
     folds = choice.folds if choice.folds > 1 else max(_LEAST_FOLDS, round(1 / choice.test_fraction))
+    fewest = (held(truth, case, len(classes)) > 0).sum(axis=0)
+    if choice.folds == 1 and _LEAST_FOLDS <= fewest.min() < folds:
+        raise CohortError(
+            f"{fewest.min()} cases of class {classes[int(fewest.argmin())]!r}, too few to have some in a test part of "
+            f"{1 / folds:.2g}: pass --test-fraction {1 / int(fewest.min()):.2g}, or leave it out with --classes"
+        )
     division = tile_folds(
         truth, case, classes, folds, train_fraction=choice.train_fraction, seed=(choice.seed, 0)
     )

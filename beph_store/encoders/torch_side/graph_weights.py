@@ -1,8 +1,8 @@
 """The weights of a model back from the graph that it was exported to: a bundle is then a checkpoint too.
 
 The exporter keeps most tensors under their names. Others it changes: linear maps are transposed and nameless, a
-BatchNorm is folded into the convolution before it, q and v biases are joined, a position table is nameless. These are
-told by the order in which the model has and the graph computes them.
+BatchNorm is folded into the convolution before it, q and v biases are joined, a position table is nameless or, if it is
+small, spread over all pairs of tokens. These are told by the order in which the model has and the graph computes them.
 """
 
 from __future__ import annotations
@@ -60,11 +60,24 @@ class _Graph:
             if node.op_type == "MatMul" and node.input[1] in self.constants:
                 yield _Product(self.constants[node.input[1]], bias_of.get(node.output[0]))
 
-    def tables(self, shape: tuple[int, ...]) -> list[Array]:
-        """The constants of that shape that are looked up in, in order."""
-        looked = [node.input[0] for node in self.nodes if node.op_type in ("Gather", "GatherND")]
-        found = (self.constants[name] for name in dict.fromkeys(looked) if name in self.constants)
-        return [array for array in found if array.shape == shape]
+    def tables(self, index: NDArray[np.int64], shape: tuple[int, ...]) -> list[Array]:
+        """Position tables of that ``shape`` (rows, heads) in order: looked up in, or spread out by their ``index``."""
+        heads, tokens = shape[1], index.shape[0]
+        found = []
+        for node in self.nodes:
+            if node.op_type not in ("Gather", "GatherND", "Attention", "Add"):
+                continue
+            for name in node.input:
+                array = self.constants.get(name)
+                if array is None:
+                    continue
+                if array.shape == shape and node.op_type.startswith("Gather"):
+                    found.append(array)
+                elif array.shape[-3:] == (heads, tokens, tokens):
+                    table = np.zeros(shape, np.float32)
+                    table[index.ravel()] = array.reshape(heads, -1).T
+                    found.append(table)
+        return found
 
     def convolution_bias(self, weight: Array) -> Array | None:
         """What the convolution with that very weight adds."""
@@ -86,7 +99,9 @@ def weights_from_graph(path: Path, model: nn.Module, unused: Sequence[str] = ())
     found |= _linear(graph, model, path)
     tables = [name for name in state if name.endswith(_TABLE)]
     if tables:
-        found |= dict(zip(tables, graph.tables(tuple(state[tables[0]].shape)), strict=False))
+        owner: Any = model.get_submodule(tables[0].rpartition(".")[0])
+        index = owner.relative_position_index.numpy()
+        found |= dict(zip(tables, graph.tables(index, tuple(state[tables[0]].shape)), strict=False))
     missing = sorted(set(state) - set(found) - set(unused) - {n for n in state if _is_count(n)})
     wrong = [
         f"{name} {found[name].shape}"

@@ -24,6 +24,8 @@ from beph_store.engine.protocols.subjects import Subject
 from beph_store.engine.protocols.table import BASELINES, NOT_STATED
 from beph_store.metrics import Difference
 
+#: Cases of a class, or events, in a test set below which its figures come with a warning.
+FEW = 5
 RESULT, REPORT = "protocol.json", "report.html"
 
 
@@ -32,7 +34,8 @@ class Result:
     """One encoder at one share of the training data.
 
     ``metrics`` name → {mean, ci_low, ci_high, …}, over all held-out cases; ``parts`` name → its value in each draw,
-    fold or magnification (``over`` says which); ``cases`` tested or trained on; ``folder`` what was written; ``again``
+    fold or magnification (``over`` says which); ``cases`` tested or trained on; ``tested`` the fewest of each class (or
+    with an event) in any test set, empty where all cases are tested together; ``folder`` what was written; ``again``
     from an earlier run.
     """
 
@@ -42,6 +45,7 @@ class Result:
     parts: Mapping[str, Sequence[float]]
     over: str
     cases: int
+    tested: Mapping[str, int]
     folder: str
     again: bool = False
 
@@ -64,6 +68,7 @@ class Result:
             "spread": spread,
             "over": self.over,
             "cases": self.cases,
+            "tested": dict(self.tested),
             "folder": self.folder,
             "again": self.again,
         }
@@ -162,6 +167,20 @@ class Outcome:
 
     def _splits(self) -> str:
         return "given, without leaks" if self.job.options.splits is not None else "by case"
+
+
+def few_tested(results: Sequence[Result]) -> list[str]:
+    """A note where a test set is so small that its figures say little."""
+    fewest: dict[str, int] = {}
+    for result in results:
+        for name, count in result.tested.items():
+            fewest[name] = min(count, fewest.get(name, count))
+    few = [f"{name} {count}" for name, count in fewest.items() if count < FEW]
+    if not few:
+        return []
+    return [
+        f"A test set holds very few cases ({', '.join(few)}): its figures jump, and intervals over so few are too narrow."
+    ]
 
 
 def difference(value: Mapping[str, Any]) -> Difference:

@@ -8,12 +8,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from beph_store.cohort import check_splits, count_reasons
 from beph_store.engine.protocols import splits as handed
 from beph_store.engine.protocols.ingesting import ingest_all
 from beph_store.engine.protocols.keeping import keep
 from beph_store.engine.protocols.options import Job, Tell
-from beph_store.engine.protocols.results import Comparison, Data, Outcome, Result, compared, difference
+from beph_store.engine.protocols.results import (
+    Comparison,
+    Data,
+    Outcome,
+    Result,
+    compared,
+    difference,
+    few_tested,
+)
 from beph_store.engine.protocols.studies import (
     check_classes,
     counts_of,
@@ -26,9 +36,10 @@ from beph_store.engine.study.compare import compare
 from beph_store.engine.study.data import Study
 from beph_store.engine.study.evaluate import HEADLINES
 from beph_store.engine.study.run import TrainReport, metrics_json, train_to
-from beph_store.engine.study.train import SplitOptions, TrainOptions
+from beph_store.engine.study.train import SplitOptions, Training, TrainOptions
 from beph_store.errors import HeadError, MissingExtra
 from beph_store.heads import HeadOptions, Progress
+from beph_store.records import ClassTarget
 from beph_store.store import Store
 
 #: Most epochs that a bar counts with where none are named.
@@ -62,6 +73,7 @@ def run(job: Job, tell: Tell) -> Outcome:
     leaks = tuple(f"p{share}: {text}" for share, (_, texts, _) in shares.items() for text in texts)
     notes = [*warnings_of(job, subjects), *_notes(job, studies)]
     notes += [f"Splits, p{share}: {text}." for share, (*_, texts) in shares.items() for text in texts]
+    notes += few_tested(results)
     notes += list(dict.fromkeys(text for study in studies.values() for text in _seen(study)))
     data = Data(counts_of(one), count_reasons(one.cohort.dropped), leaks, broken, tuple(notes))
     return Outcome(job, tuple(subjects), data, tuple(results), tuple(comparisons))
@@ -151,6 +163,7 @@ def _one(job: Job, subject: Subject, study: Study, at: tuple[int, SplitOptions],
         value["parts"],
         value["over"],
         value["cases"],
+        value["tested"],
         str(folder.relative_to(job.out)),
         again,
     )
@@ -175,7 +188,18 @@ def _figures(job: Job, report: TrainReport) -> dict[str, Any]:
         "parts": {name: values for name, values in parts.items() if values},
         "over": f"{len(folds)} {kind}",
         "cases": len(report.training.study.case_ids),
+        "tested": _tested(report.training),
     }
+
+
+def _tested(training: Training) -> dict[str, int]:
+    """The fewest cases of each class, or with an event, that any split tests."""
+    target, place = training.target, {case: i for i, case in enumerate(training.study.case_ids)}
+    tests = [[place[case] for case in split.test if case in place] for split in training.splits]
+    if isinstance(target, ClassTarget):
+        counts = [np.bincount(target.index[test], minlength=len(target.classes)) for test in tests]
+        return dict(zip(target.classes, np.min(counts, axis=0).tolist(), strict=True))
+    return {"event": min(int(target.event[test].sum()) for test in tests)}
 
 
 def _key(study: Study, options: TrainOptions) -> dict[str, Any]:

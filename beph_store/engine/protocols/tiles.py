@@ -126,6 +126,7 @@ def _one(job: Job, subject: Subject, tiles: ProbeTiles, share: int, tell: Tell) 
         value["parts"],
         value["over"],
         value["cases"],
+        value["tested"],
         str(folder.relative_to(job.out)),
         again,
     )
@@ -146,6 +147,7 @@ def _figures(result: ProbeResult) -> dict[str, Any]:
         "parts": parts,
         "over": over,
         "cases": len(result.tiles.case_ids),
+        "tested": {},
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -156,10 +157,11 @@ def show(outcome: Outcome) -> None:
 
     screen, protocol = console(), outcome.job.protocol
     metric = protocol.headline[0]
+    roles = Counter(subject.role for subject in outcome.subjects)
     rows = []
     for subject in outcome.subjects:
         mine = [found for found in outcome.results if found.encoder == subject.name]
-        who = f"{subject.name}\n{subject.role}" if subject.role else subject.name
+        who = subject.role if roles[subject.role] == 1 and subject.role else subject.name
         rows += [(who, f"{r.fraction} %", mean_sd(r, metric), r.over, interval(r, metric)) for r in mine]
         if not mine:
             rows.append((who, "–", "not run", "–", "–"))
@@ -183,7 +185,10 @@ def _beside(outcome: Outcome) -> None:
     from beph_store.engine.protocols.table import BASELINES
 
     protocol = outcome.job.protocol
-    rows = [(f"{c.fraction} %", f"{c.first} − {c.second}", *gain(c), c.stated) for c in outcome.comparisons]
+    rows = [
+        (f"{c.fraction} %", f"{c.first} − {c.role or c.second}", *gain(c), c.stated)
+        for c in outcome.comparisons
+    ]
     ran = {c.role for c in outcome.comparisons}
     rows += [
         ("–", f"– {one.title}", "not run", "–", "–", protocol.stated(one))

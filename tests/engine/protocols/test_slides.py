@@ -59,6 +59,8 @@ def test_each_protocol_goes_through(stand_in, tmp_path, name) -> None:
     assert "<svg" in page
     for text in ("None of the encoders that ran is BEPH", *stated[one.level], "not run"):
         assert text in page
+    if name == "subtype-rcc":
+        assert any("very few cases (CCRCC 1, PRCC 1, CHRCC 1)" in note for note in data["notes"])
     assert (data["leaks"], data["splits"]) == ([], "by case")
     if one.table.endswith("_subset.csv"):
         assert data["dropped"]["no such slide in the store"] == 2

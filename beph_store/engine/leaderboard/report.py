@@ -76,7 +76,8 @@ def render(board: Leaderboard, drawn: bytes) -> str:
 def _tables(board: Leaderboard) -> Iterable[Html]:
     """One table, in parts that fit a page: an encoder a row, best first by the linear probe."""
     for title, own in _parts(board.columns):
-        names = ("encoder", *(f"#{column.title}" for column in own))
+        robust = title.startswith("Robustness")
+        names = ("encoder", *(f"#{column.part if robust else column.title}" for column in own))
         rows = [(row.entrant.name, *(_cell(row, column.key) for column in own)) for row in board.rows]
         if title == "Recognition":
             names = (*names, "#tiles a second")
@@ -147,9 +148,9 @@ def _differences(board: Leaderboard) -> Html:
 def _gap(one: Difference | None) -> Html | str:
     if one is None or np.isnan(one.difference):
         return "–"
-    value = f"{one.difference:+.3f}"
+    value, low, high = (f"{round(x, 3) + 0.0:+.3f}" for x in (one.difference, one.ci_low, one.ci_high))
     sure = one.ci_low > 0 or one.ci_high < 0
-    return _two_lines(f"<b>{value}</b>" if sure else value, f"{one.ci_low:+.3f} – {one.ci_high:+.3f}")
+    return _two_lines(f"<b>{value}</b>" if sure else value, f"{low} – {high}")
 
 
 def _entrants(board: Leaderboard) -> Html:
@@ -192,7 +193,7 @@ def _made_with(board: Leaderboard) -> Html:
 
 
 def _number(value: float) -> str:
-    return "–" if np.isnan(value) else f"{value:.3f}"
+    return "–" if np.isnan(value) else f"{round(value, 3) + 0.0:.3f}"
 
 
 def _span(one: Estimate) -> str:

@@ -72,5 +72,5 @@ def rates(
 
 def conditions(timing: Timing) -> dict[str, Any]:
     """Where and how, and how busy the machine was just now (processes that want to run, mean of a minute)."""
-    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    busy = round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
     return {"rounds": timing.rounds, "seconds_a_round": timing.seconds, "load": busy, **computer()}

@@ -123,7 +123,9 @@ def show(board: Leaderboard) -> None:
     screen.print(table(heads, [(*_cells(row, own), _speed(row)) for row in board.rows]))
     others = [row for row in board.rows if row.entrant.name != board.baseline and row.differences]
     if others:
-        screen.print(f"\nminus {board.baseline}; * its interval is without zero")
+        screen.print(
+            f"\nminus {board.baseline}, on the same draws of the cases; * zero is outside its interval"
+        )
         screen.print(table(heads[:-1], [_gaps(row, own) for row in others]))
     lacking = dict.fromkeys(
         row.missing[name]
@@ -133,7 +135,7 @@ def show(board: Leaderboard) -> None:
     )
     screen.print(
         f"\n{len(tiles):,} tiles of {len(tiles.case_ids):,} cases, {len(tiles.classes)} classes, held out by case; "
-        f"95 % intervals over cases; {len(tiles.dropped)} rows or images left out"
+        f"below each value its 95 % interval over cases; {len(tiles.dropped)} rows or images left out"
     )
     for text in (*(f"– {why}" for why in lacking), *(f"note: {n}" for n in (*board.warnings, *tiles.notes))):
         screen.print(text, style="yellow")
@@ -142,7 +144,7 @@ def show(board: Leaderboard) -> None:
 def _cells(row: Row, columns: Sequence[Column]) -> tuple[str, ...]:
     found = [row.metrics.get(column.key) for column in columns]
     return row.entrant.name, *(
-        "–" if one is None else f"{one.value:.3f}\n{_plain(one.ci_low)}…{_plain(one.ci_high)}"
+        "–" if one is None else f"{one.value:.3f}\n{_plain(one.ci_low)} {_plain(one.ci_high)}"
         for one in found
     )
 
@@ -153,7 +155,7 @@ def _gaps(row: Row, columns: Sequence[Column]) -> tuple[str, ...]:
         "–"
         if one is None
         else f"{one.difference:+.3f}{'*' if one.ci_low > 0 or one.ci_high < 0 else ''}\n"
-        f"{_plain(one.ci_low)}…{_plain(one.ci_high)}"
+        f"{_plain(one.ci_low)} {_plain(one.ci_high)}"
         for one in found
     )
 
@@ -163,9 +165,9 @@ def _speed(row: Row) -> str:
 
 
 def _plain(value: float) -> str:
-    """Two digits, no zero before the point: .57, −.03, 1.00."""
-    text = f"{value:.2f}".replace("-", "−")
-    return text.replace("0.", ".", 1) if abs(value) < 1 else text
+    """Two digits, no zero before the point: .57, −.03, 1.00, .00."""
+    text = f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
+    return text.replace("0.", ".", 1) if abs(value) < 0.995 else text
 
 
 def _numbers(shots: str) -> tuple[int, ...]:

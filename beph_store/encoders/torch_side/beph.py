@@ -33,7 +33,7 @@ from beph_store.records import EncoderSpec
 PREFIX = "backbone."
 TABLE = "relative_position_bias_table"
 INDEX = "relative_position_index"
-_SHARED = f"rel_pos_bias.{TABLE}"
+SHARED = f"rel_pos_bias.{TABLE}"
 # Tensors of the file, by name without the prefix, that an embedding does not need.
 _NEEDLESS = re.compile(r"mask_token|head\.fc\.(weight|bias)")
 _INDICES = re.compile(rf"(rel_pos_bias|layers\.\d+\.attn)\.{INDEX}")
@@ -72,13 +72,13 @@ def load_beph(
     path = Path(path)
     entry = encoder_entry(name)
     chosen = entry.variant(variant)
-    tensors = _without_prefix(read_tensors(path), path)
+    tensors = read_layout(path)
     arch = infer_architecture(tensors, path)
     trunk = make_trunk(arch)
     _check_indices(tensors, trunk, path)
     state = _map(tensors, trunk, arch, path)
     if chosen.zero_tables:
-        _zero_tables(state, shared=_SHARED in tensors)
+        _zero_tables(state, shared=SHARED in tensors)
     _check_values(state, path)
     trunk.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc_norm.")}, strict=True)
     model = MeanOfPatches(trunk, state.get("fc_norm.weight"), state.get("fc_norm.bias")).eval()
@@ -89,7 +89,7 @@ def load_beph(
 
 def infer_architecture(tensors: dict[str, Tensor], path: Path) -> Architecture:
     """Read the architecture off the shapes of a file's tensors (names without the prefix)."""
-    table = tensors.get(_SHARED, tensors.get(f"layers.0.attn.{TABLE}"))
+    table = tensors.get(SHARED, tensors.get(f"layers.0.attn.{TABLE}"))
     first = tensors.get("layers.0.ffn.layers.0.0.bias")
     patch = tensors.get("patch_embed.projection.weight")
     blocks = [int(m[1]) for k in tensors if (m := re.match(r"layers\.(\d+)\.", k))]
@@ -131,8 +131,9 @@ def make_trunk(arch: Architecture) -> nn.Module:
     return trunk.eval()
 
 
-def _without_prefix(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Names without ``backbone.``; only the classifier may come without it."""
+def read_layout(path: Path) -> dict[str, Tensor]:
+    """Every tensor of the file, by name without ``backbone.``; only the classifier may come without it."""
+    tensors = read_tensors(path)
     plain = {k.removeprefix(PREFIX): v for k, v in tensors.items()}
     strangers = [k for k in tensors if not k.startswith(PREFIX) and not k.startswith("head.fc.")]
     if strangers or len(plain) != len(tensors):
@@ -145,7 +146,7 @@ def _map(tensors: dict[str, Tensor], trunk: nn.Module, arch: Architecture, path:
     wanted = {k: tuple(v.shape) for k, v in trunk.state_dict().items() if not k.endswith(INDEX)}
     if any(k.startswith("ln2.") for k in tensors):
         wanted |= {"fc_norm.weight": (arch.dim,), "fc_norm.bias": (arch.dim,)}
-    source = {k: _source(k, shared=_SHARED in tensors) for k in wanted}
+    source = {k: file_name(k, shared=SHARED in tensors) for k in wanted}
     missing = sorted({f"{PREFIX}{s}" for s in source.values() if s not in tensors})
     known = set(source.values())
     unexpected = sorted(
@@ -163,10 +164,10 @@ def _map(tensors: dict[str, Tensor], trunk: nn.Module, arch: Architecture, path:
     return {k: tensors[s].to(torch.float32).clone() for k, s in source.items()}
 
 
-def _source(name: str, *, shared: bool) -> str:
-    """The file's name of timm's ``name``."""
+def file_name(name: str, *, shared: bool = False) -> str:
+    """The file's name of timm's ``name``; ``shared`` where every block's table is the file's one table."""
     if shared and name.endswith(f".attn.{TABLE}"):
-        return _SHARED
+        return SHARED
     if name.startswith("blocks."):
         name = "layers." + name.removeprefix("blocks.")
     for ours, theirs in _RENAMES:

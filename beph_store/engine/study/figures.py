@@ -159,8 +159,10 @@ def folds(names: Sequence[str], values: Sequence[F64], means: Sequence[tuple[flo
         return _svg(figure)
 
 
-def history(lines: Sequence[Line], what: str) -> str:
-    """A loss by epoch, one line a fold."""
+def history(
+    lines: Sequence[Line], what: str, *, over: str = "epoch", title: str | None = None, each: str = "fold"
+) -> str:
+    """A loss by epoch, one line a fold; or another figure ``over`` something else, one line ``each``."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(6.4, 3.0))
         axes = figure.add_subplot()
@@ -168,7 +170,7 @@ def history(lines: Sequence[Line], what: str) -> str:
             axes.plot(
                 line.x, line.y, lw=1.2, color=COLOURS[number % len(COLOURS)], alpha=0.9, label=line.name
             )
-        axes.set(xlabel="epoch", ylabel=what, title=f"{what} by epoch, one line a fold")
+        axes.set(xlabel=over, ylabel=what, title=title or f"{what} by {over}, one line a {each}")
         if len(lines) <= 8:
             axes.legend(loc="upper right", ncols=2)
         return _svg(figure)

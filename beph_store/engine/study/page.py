@@ -38,15 +38,16 @@ class Html:
     markup: str
 
 
-def page(title: str, subtitle: str, parts: Iterable[Html]) -> str:
-    """The whole page."""
+def page(title: str, subtitle: str, parts: Iterable[Html], *, again: int | None = None) -> str:
+    """The whole page; the browser loads it ``again`` after so many seconds, for one that is still being written."""
+    refresh = f'<meta http-equiv="refresh" content="{again}">' if again else ""
     body = "\n".join(part.markup for part in parts)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
         'img-src data:">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>\n"
+        f"{refresh}<title>{escape(title)}</title><style>{_STYLE}</style></head><body>\n"
         f'<h1>{escape(title)}</h1><p class="sub">{escape(subtitle)}</p>\n{body}\n</body></html>\n'
     )
 

@@ -1,0 +1,66 @@
+"""Several processes as one run, when torchrun started them: ``torchrun --nproc-per-node 4 -m beph_store_cli …``."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from beph_store.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The ``rank`` of a process among ``world``, and the ``device`` that it computes on."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes and speaks for all."""
+        return self.rank == 0
+
+
+def join(device: str = "auto") -> Place:
+    """Join the other processes, if there are any. ``device`` 'auto' takes a GPU where one is.
+
+    Raises UsageError for a device that is not there.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    rank, local = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
+    wanted = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError("no GPU that torch can use: pass --device cpu, or see `beph-store doctor`")
+    place = torch.device(wanted)
+    if place.type == "cuda" and place.index is None:
+        place = torch.device("cuda", local)
+        torch.cuda.set_device(place)
+    if world > 1 and not distributed.is_initialized():
+        distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    return Place(rank, world, place)
+
+
+def leave() -> None:
+    """Part from the other processes; the torchrun that started them then ends well."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def wait(place: Place) -> None:
+    """Until every process has come this far."""
+    if place.world > 1:
+        distributed.barrier()
+
+
+def share(model: nn.Module, place: Place) -> nn.Module:
+    """The model on this process's device, its gradients the mean over all processes."""
+    model.to(place.device)
+    if place.world == 1:
+        return model
+    ids = [place.device.index] if place.device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=ids)

@@ -34,12 +34,16 @@ _SAID, _FIT, _CHECKPOINT = "said.npz", "fit.json", "checkpoint.pt"
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How far a fine-tuning is: ``done`` of at most ``total`` tiles; ``epoch`` of ``fit`` has just ended, or None."""
+    """How far a fine-tuning is: ``done`` of at most ``total`` tiles; ``epoch`` of ``fit`` has just ended, or None.
+
+    ``what`` is done now, where it is something else.
+    """
 
     fit: str
     done: int
     total: int
     epoch: TileEpoch | None = None
+    what: str = ""
 
 
 Progress = Callable[[Step], None]
@@ -82,7 +86,7 @@ class Fits:
         done = self._found(folder)
         if done is None:
             history, said = self._train(split, folder)
-            write_npz(folder / _SAID, rows=split.test, said=said)
+            _write_said(folder / _SAID, split.test, said)
             write_json(folder / _FIT, {"epochs": [dataclasses.asdict(epoch) for epoch in history]})
             done = Done(history, said)
         if not keep:
@@ -97,6 +101,12 @@ class Fits:
         """The model of a fit that is done and whose checkpoint was kept."""
         with self._trainer(split) as trainer:
             return trainer.fit(lambda done, epoch: None)
+
+    def announce(self, what: str) -> None:
+        """Say what comes after the training."""
+        total = sum(self._lengths.values())
+        if self._progress:
+            self._progress(Step("", total, total, None, what))
 
     def forget(self, split: TileSplit) -> None:
         """Remove a checkpoint that is not needed any more."""
@@ -177,10 +187,9 @@ def claim(out: Path, deciding: Mapping[str, Any]) -> None:
     write_json(file, plain)
 
 
-def write_npz(path: Path, **arrays: NDArray[Any]) -> None:
+def _write_said(path: Path, rows: NDArray[np.int64], said: NDArray[np.float64]) -> None:
     """Aside, then in place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}")
     with aside.open("wb") as target:
-        np.savez(target, **arrays)
+        np.savez(target, rows=rows, said=said)
     aside.replace(path)

@@ -80,6 +80,8 @@ def finetune(
     }
     kept = None
     if last is not None:
+        if not kept_already:
+            fits.announce(f"exporting the encoder of {last.name}: two graphs, each checked against torch")
         kept = keep(
             out,
             last.name,
@@ -169,14 +171,14 @@ def _judge(
 
 
 def _fold(tiles: LabelledTiles, split: TileSplit, done: Done) -> FoldResult:
-    sides = [_side(tiles, rows) for rows in (split.train, split.val, split.test)]
+    train, val, test = (_side(tiles, rows) for rows in (split.train, split.val, split.test))
     metrics: dict[str, float | None] = {}
     if len(split.test):
         part = part_of(tiles, split.test)
         once = np.ones((1, len(part.case_ids)), np.int16)
         found = mean_draws(draws_by_group(part, done.said[None], once))
         metrics = {name: None if np.isnan(found[name][0]) else float(found[name][0]) for name in HEADLINES}
-    return FoldResult(split.name, *sides, done.history, done.best, metrics)
+    return FoldResult(split.name, train, val, test, done.history, done.best, metrics)
 
 
 def _side(tiles: LabelledTiles, rows: NDArray[np.int64]) -> Side:

@@ -196,6 +196,8 @@ def _epochs(most: int) -> Iterator[Callable[[Step], None]]:
             moved(at.done, at.total)
             if not began:
                 began.append((time.monotonic(), at.done))
+            if at.what:
+                sys.stderr.write(f"{at.what}\n")
             if at.epoch is not None:
                 (start, before), one = began[0], at.epoch
                 speed = (at.done - before) / max(1e-9, time.monotonic() - start)

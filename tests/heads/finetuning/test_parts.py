@@ -198,6 +198,13 @@ def test_erasing_puts_noise_of_the_encoder_s_statistics_in_and_touches_nothing_e
     assert (tile[~erased] == 10).all()
 
 
+def test_every_operation_works_at_full_strength():
+    image = np.random.default_rng(0).integers(0, 255, (24, 24, 3)).astype(np.uint8)
+    draw = Augmentation(task(tile_px=24), FinetuneOptions(magnitude=10, operations=4))
+    tiles = np.stack([draw(image, seed) for seed in range(400)])
+    assert tiles.std() > 10
+
+
 def test_seeded_restores_even_after_an_error():
     torch.manual_seed(1)
     wanted = float(torch.rand(()))

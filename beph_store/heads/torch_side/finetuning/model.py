@@ -58,9 +58,10 @@ def prepare(encoder: nn.Module, drop_path: float, *, fused: bool) -> None:
         rate = drop_path * number / max(1, len(blocks) - 1)
         for name in _branches(block):
             setattr(block, name, DropPath(rate) if rate > 0 else nn.Identity())
-    for module in encoder.modules():
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = bool(module.fused_attn) and fused
+    attention: Any
+    for attention in encoder.modules():
+        if hasattr(attention, "fused_attn"):
+            attention.fused_attn = attention.fused_attn and fused
 
 
 def _deepest(encoder: nn.Module) -> nn.Module:

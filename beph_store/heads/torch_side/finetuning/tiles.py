@@ -31,6 +31,10 @@ Wanted = tuple[int, int | None]
 Batch = tuple[Pixels, Index]
 
 _MOST_WORKERS = 8
+#: What comes in where a tile is moved or turned out of its frame, RGB.
+_GREY = (124, 116, 104)
+#: At 10 timm posterizes to no bit at all, which Pillow refuses.
+_STRONGEST = 9.99
 
 
 @contextmanager
@@ -60,7 +64,8 @@ class Augmentation:
             f"rand-m{options.magnitude}-n{options.operations}-mstd0.5-inc1",
             {
                 "translate_const": int(px * 0.45),
-                "img_mean": tuple(min(255, round(value)) for value in task.mean),
+                "img_mean": _GREY,
+                "magnitude_max": _STRONGEST,
                 "interpolation": Image.Resampling.BICUBIC,
             },
         )

@@ -166,7 +166,9 @@ class Outcome:
         }
 
     def _splits(self) -> str:
-        return "given, without leaks" if self.job.options.splits is not None else "by case"
+        if self.job.options.splits is not None:
+            return "given, without leaks"
+        return "by image" if self.job.protocol.layout == "lc25000" else "by case"
 
 
 def few_tested(results: Sequence[Result]) -> list[str]:
@@ -179,7 +181,7 @@ def few_tested(results: Sequence[Result]) -> list[str]:
     if not few:
         return []
     return [
-        f"A test set holds very few cases ({', '.join(few)}): its figures jump, and intervals over so few are too narrow."
+        f"A test set holds very few cases ({', '.join(few)}): its figures jump, and their intervals are too narrow."
     ]
 
 

@@ -125,10 +125,7 @@ def _bundle(job: Job, name: str, baseline: Baseline | None, tell: Tell) -> Subje
 
 
 def _cure(name: str) -> str:
-    return (
-        f"or export it where there is a network (`beph-store encoder export {name} --out FOLDER`) and pass "
-        f"--encoder FOLDER; here a file goes in with --weights {name}=FILE"
-    )
+    return f"here as --weights {name}=FILE, or, exported elsewhere, as --encoder FOLDER"
 
 
 def _opened(job: Job, name: str, tell: Tell) -> Bundle:

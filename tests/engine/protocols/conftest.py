@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from beph_store.engine.importing import import_table
 from beph_store.records import EncoderSpec, Rasters, Recipe, SlideInfo, TileSet, TileSpec, TissueMask
@@ -139,6 +140,15 @@ def write_noise(store: Path, slides: list[str], name: str = RESNET, tiles: int =
         )
         writer.seal(claim, rasters, SlideRow(writer.key, slide, "done", path="nowhere"))
     writer.close()
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_thread():
+    """Bags of a few tiles: several threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="package")

@@ -144,6 +144,16 @@ def test_an_encoder_is_named_by_name_or_key_and_what_is_not_there_is_a_row(stand
     assert outcome.comparisons == ()
 
 
+def test_where_no_encoder_can_run_that_is_all_that_is_said(stand_in, tmp_path) -> None:
+    outcome = run(
+        "survival-crc", tmp_path, quick(stand_in, "survival-crc", encoders=("beph",), baselines=False)
+    )
+    assert (outcome.results, outcome.comparisons) == ((), ())
+    (why,) = outcome.failed
+    assert why.startswith("beph: the store has no vectors of beph")
+    assert why in (tmp_path / "report.html").read_text()
+
+
 def test_a_class_without_enough_slides_is_said(stand_in, tmp_path) -> None:
     rows = pl.read_csv(stand_in.tables["tcga_kidney_subset.csv"], infer_schema=False)
     few = pl.concat(

@@ -35,7 +35,7 @@ class Codebook(nn.Module):
 
     def use(self, steps: int) -> float:
         """Share of the codes (0–1) that were told in the last so many steps."""
-        return float((self.idle < steps).float().mean())
+        return float((self.idle < steps).double().mean())
 
     @torch.no_grad()
     def follow(self, z: Tensor, index: Tensor) -> None:

@@ -2,6 +2,7 @@ import hashlib
 
 import numpy as np
 import pytest
+import torch
 
 
 class Drawn:
@@ -31,3 +32,12 @@ class Drawn:
 @pytest.fixture(scope="package")
 def drawn():
     return Drawn()
+
+
+@pytest.fixture(autouse=True, scope="package")
+def one_thread():
+    """These models are too small to share: more threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -24,7 +24,7 @@ def test_masks_come_in_blocks():
 def test_masks_differ_and_cover_everything():
     masks = np.mean([draw_mask(MaskSpec(), np.random.default_rng(seed)) for seed in range(400)], axis=0)
     assert masks.min() > 0.05
-    assert masks.max() < 0.7
+    assert masks.max() < 0.8
 
 
 @pytest.mark.parametrize("count", [0, 196, 300])

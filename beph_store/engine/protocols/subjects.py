@@ -140,7 +140,7 @@ def _opened(job: Job, name: str, tell: Tell) -> Bundle:
         tell(f"exporting {name}", 0, 1)
         return {"spec": _exported(name, folder, weights, job.mpp).spec.to_json()}
 
-    about, again = keep(folder.with_suffix(".json"), key, make)
+    about, again = keep(folder.with_name(f"{folder.name}.json"), key, make)
     bundle = load_bundle(folder)
     if again and bundle.spec != EncoderSpec.from_json(about["spec"]):
         raise EncoderError(f"{folder} is not the bundle that was exported there: remove it")

@@ -98,11 +98,12 @@ def test_lc25000_goes_through_against_another_encoder(lc25000, tmp_path) -> None
         assert (found.difference.a, found.difference.b) == pytest.approx(means)
         assert found.stated == "not stated in the abstract"
     assert any("copies" in note for note in outcome.data.notes)
-    # The export is kept for the same weights, and made anew for others.
+    # The export is kept for the same weights, under the whole name: models differ after the dot.
     bundle = tmp_path / "out/encoders/timm-test_vit.r160_in1k/encoder.json"
     made = bundle.stat().st_mtime_ns
     assert all(result.again for result in run("lc25000", tmp_path / "out", options).results)
     assert bundle.stat().st_mtime_ns == made
+    assert bundle.parent.with_name("timm-test_vit.r160_in1k.json").is_file()
 
 
 def test_a_set_without_a_class_or_with_too_few_cases_is_refused(breakhis, lc25000, tmp_path) -> None:

@@ -90,7 +90,7 @@ class Steps(Dataset[tuple[Tensor, Tensor]]):
         for place, tile in enumerate(tiles):
             # Seeded by the place in the whole batch, so that one process and four make the same.
             rng = np.random.default_rng((feed.seed, step, feed.rank * len(rows) + place))
-            pixels.append(view(torch.from_numpy(np.ascontiguousarray(tile)).permute(2, 0, 1), feed.view, rng))
+            pixels.append(view(torch.from_numpy(np.array(tile)).permute(2, 0, 1), feed.view, rng))
             masks.append(torch.from_numpy(draw_mask(feed.mask, rng).ravel()))
         return torch.stack(pixels), torch.stack(masks)
 

@@ -115,7 +115,9 @@ def test_the_learning_rate_rises_and_falls():
 def test_norms_biases_tokens_and_positions_are_not_decayed():
     decayed, free = loop.make_optimiser(trunk(), loop.LoopSpec(steps=1)).param_groups
     net = trunk()
-    linear = sum(p.numel() for n, p in net.named_parameters() if p.ndim >= 2 and "table" not in n and "cls" not in n)
+    linear = sum(
+        p.numel() for n, p in net.named_parameters() if p.ndim >= 2 and "table" not in n and "cls" not in n
+    )
     assert sum(p.numel() for p in decayed["params"]) == linear
     assert free["weight_decay"] == 0
 

@@ -33,12 +33,15 @@ from beph_store.errors import EncoderError, UsageError
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Of a BEiT v2: ``dim`` of its tokens, ``depth`` in blocks, ``heads``, ``tile_px`` the side of its input."""
+    """Of a BEiT v2: ``dim`` of its tokens, ``depth`` in blocks, ``heads``, ``tile_px`` the side of its input, ``mlp`` x
+    dim its MLP.
+    """
 
     dim: int
     depth: int
     heads: int
     tile_px: int = 224
+    mlp: float = 4.0
 
 
 #: ``base`` is BEPH's; ``tiny`` and ``small`` are DeiT's widths (Touvron et al. 2021) at BEPH's depth.
@@ -59,6 +62,7 @@ def make_trunk(size: Size, *, absolute: bool = False) -> nn.Module:
         embed_dim=size.dim,
         depth=size.depth,
         num_heads=size.heads,
+        mlp_ratio=size.mlp,
         init_values=0.1,
         use_rel_pos_bias=False,
         use_shared_rel_pos_bias=not absolute,
@@ -84,12 +88,9 @@ def trunk_from_beph(path: str | Path) -> tuple[nn.Module, Size]:
             path=path,
         )
     load_beph(path)  # every tensor accounted for, or a clear word
-    size = Size(arch.dim, arch.depth, arch.heads, arch.tile_px)
-    if arch.patch != 16 or arch.mlp != 4 * arch.dim:
-        raise UsageError(
-            f"{path.name} has patches of {arch.patch} px and an MLP of {arch.mlp}: 16 and 4 x dim are trained here",
-            path=path,
-        )
+    size = Size(arch.dim, arch.depth, arch.heads, arch.tile_px, arch.mlp / arch.dim)
+    if arch.patch != 16:
+        raise UsageError(f"{path.name} has patches of {arch.patch} px: 16 are trained here", path=path)
     trunk = make_trunk(size)
     state = {ours: tensors[file_name(ours)] for ours in trunk.state_dict() if not ours.endswith(INDEX)}
     trunk.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)

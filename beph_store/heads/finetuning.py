@@ -16,7 +16,8 @@ from beph_store.errors import UsageError
 
 Index = NDArray[np.int64]
 
-#: Tiles a step for which a learning rate is meant; another number scales it.
+#: Tiles a step for which a learning rate is meant; another number scales it by its root, as suits Adam
+#: (Malladi et al., NeurIPS 2022).
 REFERENCE_BATCH = 224
 #: What is left of the learning rate at the end.
 FLOOR = 1e-3
@@ -28,9 +29,9 @@ class FinetuneOptions:
     validation loss end it.
 
     ``batch`` tiles go through the network together, ``accumulate`` batches make a step. ``lr`` of the classifier at 224
-    tiles a step, scaled with their number; each layer below learns ``layer_decay`` times as fast as the one above it,
-    the first ``frozen`` not at all. ``drop_path``, ``smoothing``, ``erasing`` are shares; ``operations`` of
-    RandAugment of strength ``magnitude`` (0–10); crops of at least ``min_crop`` of a tile's area.
+    tiles a step, scaled with the root of their number; each layer below learns ``layer_decay`` times as fast as the
+    one above it, the first ``frozen`` not at all. ``drop_path``, ``smoothing``, ``erasing`` are shares; ``operations``
+    of RandAugment of strength ``magnitude`` (0–10); crops of at least ``min_crop`` of a tile's area.
 
     ``workers`` processes read and draw tiles ahead (None: as suits the machine; 0: none). They, and ``device``, do not
     change what is learned; ``precision`` does.
@@ -78,7 +79,7 @@ class FinetuneOptions:
     @property
     def peak(self) -> float:
         """The highest learning rate, that of the classifier."""
-        return self.lr * self.batch * self.accumulate / REFERENCE_BATCH
+        return self.lr * math.sqrt(self.batch * self.accumulate / REFERENCE_BATCH)
 
     def rate(self, done: float) -> float:
         """The learning rate after ``done`` epochs, as a share of its highest: a line up, then half a cosine down."""

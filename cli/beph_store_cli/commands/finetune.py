@@ -68,7 +68,7 @@ def finetune(
     batch: Annotated[int, typer.Option(help="Tiles that go through the network together.")] = 32,
     accumulate: Annotated[int, typer.Option(help="Batches that make one step.")] = 1,
     lr: Annotated[
-        float, typer.Option(help="Highest rate, at 224 tiles a step; scaled with their number.")
+        float, typer.Option(help="Highest rate, at 224 tiles a step; scaled with the root of their number.")
     ] = 1.5e-3,
     weight_decay: Annotated[float, typer.Option(help="Of matrices only.")] = 0.05,
     layer_decay: Annotated[

@@ -12,7 +12,6 @@ from beph_store.cohort.image_sets import read_image_set
 from beph_store.engine.embed import fit_tile, read_image
 from beph_store.engine.pretrain.options import ProbeSet
 from beph_store.heads.tilewise import vote_among
-from beph_store.metrics.classification import accuracy, balanced_accuracy
 
 #: Neighbours that vote, and folds of cases.
 _K, _FOLDS = 20, 5
@@ -47,9 +46,8 @@ def make_probe(
         for number in range(_FOLDS):
             test = fold == number
             said[test] = vote_among(vectors[~test], truth[~test], vectors[test], len(classes), _K)
-        return {
-            "accuracy": float(accuracy(said, truth)),
-            "balanced_accuracy": float(balanced_accuracy(said, truth)),
-        }
+        right = said.argmax(1) == truth
+        recalls = [right[truth == number].mean() for number in range(len(classes))]
+        return {"accuracy": float(right.mean()), "balanced_accuracy": float(np.mean(recalls))}
 
     return probe

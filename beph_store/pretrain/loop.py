@@ -200,7 +200,7 @@ class _Loop:
             last = number == len(parts) - 1
             with self._alone(last), self._precision():
                 found = self.stage.loss(self.net, part)
-            self.scaler.scale(found["loss"] / len(parts)).backward()
+            torch.autograd.backward(self.scaler.scale(found["loss"] / len(parts)))
             seen.append({k: v.detach() for k, v in found.items()})
         self.scaler.unscale_(self.optimiser)
         norm = nn.utils.clip_grad_norm_(self.stage.model.parameters(), spec.clip)
@@ -260,7 +260,8 @@ def crossed(step: int, every: int, by: int) -> bool:
 
 def make_optimiser(model: nn.Module, spec: LoopSpec) -> torch.optim.AdamW:
     """AdamW; biases, norms, layer scale, tokens and positions are not decayed."""
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             bare = parameter.ndim < 2 or name.rpartition(".")[2] in _UNDECAYED
@@ -284,7 +285,7 @@ def split(batch: Batch, parts: int, device: torch.device) -> list[Batch]:
         raise UsageError(f"a batch of {count} tiles does not divide into {parts} parts: choose --accumulate")
     pixels, mask = (x.to(device, non_blocking=True) for x in (batch.pixels, batch.mask))
     size = count // parts
-    return [Batch(p, m) for p, m in zip(pixels.split(size), mask.split(size), strict=True)]
+    return [Batch(p, m) for p, m in zip(torch.split(pixels, size), torch.split(mask, size), strict=True)]
 
 
 def _means(seen: list[dict[str, Tensor]]) -> dict[str, float]:

@@ -57,4 +57,4 @@ def unfuse(model: nn.Module) -> None:
     """Compute attention step by step: on the CPU a trained bias has no fused backward."""
     for module in model.modules():
         if hasattr(module, "fused_attn"):
-            module.fused_attn = False
+            module.fused_attn = False  # type: ignore[assignment]

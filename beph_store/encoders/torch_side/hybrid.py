@@ -127,7 +127,7 @@ def adopt_stem(trunk: nn.Module, net: nn.Module, pixels: Tensor) -> None:
     stem.bn1.load_state_dict(own.bn1.state_dict())
     stem.blocks.load_state_dict(own.blocks[:STAGES].state_dict())
     freeze_stem(trunk)
-    seen = torch.cat([stem.features(part) for part in pixels.split(16)]).transpose(0, 1).flatten(1)
+    seen = torch.cat([stem.features(part) for part in torch.split(pixels, 16)]).transpose(0, 1).flatten(1)
     stem.mean.copy_(seen.mean(1))
     stem.scale.copy_(1 / (seen.std(1) + 1e-3))
     nn.init.orthogonal_(stem.proj.weight)

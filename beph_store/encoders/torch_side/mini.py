@@ -134,7 +134,7 @@ def load_mini_bundle(path: str | Path = NAME) -> Loaded:
     tiles = torch.from_numpy(probe_tiles(bundle.spec.tile_px))
     embed = Embedder(model, bundle.spec).eval()
     with torch.inference_mode():
-        vectors = torch.cat([embed(part) for part in tiles.split(_BATCH)]).numpy()
+        vectors = torch.cat([embed(part) for part in torch.split(tiles, _BATCH)]).numpy()
     report = parity.compare(bundle.reference(), vectors, parity.kind_of("fp32"))
     parity.require(report, f"the model of {bundle.path}")
     return Loaded(model, bundle.spec, ())

@@ -36,7 +36,7 @@ class TokenTeacher(nn.Module):
         self.register_buffer("mean", torch.tensor(loaded.spec.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(loaded.spec.std).view(1, 3, 1, 1))
         with torch.inference_mode():
-            seen = torch.cat([self._tokens(part) for part in sample.split(8)]).flatten(0, 1).clone()
+            seen = torch.cat([self._tokens(part) for part in torch.split(sample, 8)]).flatten(0, 1).clone()
         self.register_buffer("centre", seen.mean(0))
         self.register_buffer("scale", 1 / (seen.std(0) + 1e-6))
         self.dim = int(seen.shape[1])
@@ -78,6 +78,6 @@ class TokenTeacher(nn.Module):
             )
         if side == self.grid:
             return tokens
-        square = tokens.transpose(1, 2).unflatten(2, (side, side))
+        square = tokens.transpose(1, 2).reshape(len(tokens), -1, side, side)
         fitted = functional.interpolate(square, (self.grid, self.grid), mode="bilinear", align_corners=False)
         return fitted.flatten(2).transpose(1, 2)

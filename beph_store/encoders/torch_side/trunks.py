@@ -202,10 +202,10 @@ def embedder(prepared: Prepared, batch: int = 16) -> Callable[[NDArray[np.uint8]
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (prepared.mean, prepared.std))
 
     def embed(tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        device = trunk.cls_token.device
+        device = next(trunk.parameters()).device
         parts = []
         with torch.inference_mode():
-            for part in torch.from_numpy(tiles).split(batch):
+            for part in torch.split(torch.from_numpy(tiles), batch):
                 x = (part.permute(0, 3, 1, 2).float() - mean) / std
                 parts.append(pooled(x.to(device)).cpu())
         return torch.cat(parts).numpy()

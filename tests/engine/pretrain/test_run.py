@@ -1,6 +1,9 @@
 """Pre-training from folders to a bundle, on a tiny BEPH."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import polars as pl
@@ -161,3 +164,28 @@ def test_tiles_without_a_scale_ask_for_it(weights, images, tmp_path):
 def test_a_teacher_of_another_tile_size_is_refused(weights, images, tmp_path):
     with pytest.raises(UsageError, match="takes tiles of 224 px, the trunk of 48"):
         pretrain([images], tmp_path, options(weights, teacher=None, teacher_weights=None))
+
+
+def test_two_processes_train_as_one_run(weights, images, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "beph_store_cli", "pretrain", str(images), "--out", str(tmp_path / "out"), "--json"]
+    command += [
+        "--init",
+        "beph",
+        "--weights",
+        str(weights),
+        "--teacher",
+        "beph",
+        "--teacher-weights",
+        str(weights),
+    ]
+    command += ["--steps", "4", "--tokenizer-steps", "4", "--batch", "8", "--codes", "16", "--mpp", "0.5"]
+    command += ["--log-every", "2", "--workers", "0", "--device", "cpu"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    told = json.loads(done.stdout)  # of the first process alone
+    assert told["last"]["masked"]["step"] == 4
+    rows = (tmp_path / "out" / "log.jsonl").read_text().splitlines()
+    assert len(rows) == 4
+    assert load_bundle(tmp_path / "out" / "bundle").spec.dim == 32

@@ -11,22 +11,25 @@ class Codebook(nn.Module):
     """Codes (count, dim) of length 1; a vector is told by the code of the largest cosine (BEiT v2, Peng et al. 2022,
     section 3.1). Codes follow the mean of what fell to them, with ``decay``; no gradient reaches them.
 
-    A code that gets less than ``alive`` of its fair share takes the place of a vector of the batch (van den Oord et al.
-    2017 leave it dead; this is the revival of Lancucki et al. 2020).
+    A code that got nothing while its fair share would have been ``patience`` vectors takes the place of a vector of the
+    batch (van den Oord et al. 2017 leave it dead; Lancucki et al. 2020 bring codes back).
     """
 
     codes: Tensor
-    share: Tensor
-    idle: Tensor
+    untold: Tensor
+    waiting: Tensor
     ready: Tensor
 
-    def __init__(self, count: int = 8192, dim: int = 32, *, decay: float = 0.99, alive: float = 0.01) -> None:
+    def __init__(
+        self, count: int = 8192, dim: int = 32, *, decay: float = 0.99, patience: float = 20.0
+    ) -> None:
         super().__init__()
         self.decay = decay
-        self.alive = alive
+        self.patience = patience
         self.register_buffer("codes", functional.normalize(torch.randn(count, dim), dim=1))
-        self.register_buffer("share", torch.full((count,), 1.0 / count))
-        self.register_buffer("idle", torch.full((count,), 1 << 30, dtype=torch.int32))
+        # Steps since a code was told, and since it was told or placed.
+        self.register_buffer("untold", torch.full((count,), 1 << 29, dtype=torch.int32))
+        self.register_buffer("waiting", torch.zeros(count, dtype=torch.int32))
         self.register_buffer("ready", torch.tensor(False))
 
     def nearest(self, z: Tensor) -> Tensor:
@@ -35,7 +38,7 @@ class Codebook(nn.Module):
 
     def use(self, steps: int) -> float:
         """Share of the codes (0–1) that were told in the last so many steps."""
-        return float((self.idle < steps).double().mean())
+        return float((self.untold < steps).double().mean())
 
     @torch.no_grad()
     def follow(self, z: Tensor, index: Tensor) -> None:
@@ -50,24 +53,24 @@ class Codebook(nn.Module):
             distributed.all_reduce(hits)
             distributed.all_reduce(sums)
         used = hits > 0
-        self.idle.add_(1).clamp_(max=1 << 30)
-        self.idle[used] = 0
+        for steps in (self.untold, self.waiting):
+            steps.add_(1)
+            steps[used] = 0
         target = functional.normalize(sums[used], dim=1)
         self.codes[used] = functional.normalize(self.codes[used].lerp(target, 1 - self.decay), dim=1)
-        self.share.lerp_(hits / hits.sum(), 1 - self.decay)
-        self._revive(z)
+        self._revive(z, float(hits.sum()) / count)
 
     def _start(self, z: Tensor) -> None:
         """Begin among the first batch's vectors, all of them different where there are enough."""
         self.codes.copy_(self._some(z, len(self.codes)))
         self.ready.fill_(True)
 
-    def _revive(self, z: Tensor) -> None:
-        dead = self.share < self.alive / len(self.share)
+    def _revive(self, z: Tensor, fair: float) -> None:
+        dead = self.waiting * fair > self.patience
         missing = int(dead.sum())
         if missing:
             self.codes[dead] = self._some(z, missing)
-            self.share[dead] = 1.0 / len(self.share)
+            self.waiting[dead] = 0
 
     def _some(self, z: Tensor, count: int) -> Tensor:
         """Vectors of the batch, drawn, a little apart from each other where they must be drawn twice."""

@@ -37,7 +37,7 @@ def test_codes_move_towards_the_mean_of_what_fell_to_them():
 
 def test_a_dead_code_comes_back_where_vectors_are():
     torch.manual_seed(0)
-    book = Codebook(8, 8, decay=0.5, alive=0.5)
+    book = Codebook(8, 8, decay=0.5)
     z = directions(64)
     book.follow(z, book.nearest(z))
     lost = -functional.normalize(z.mean(0), dim=0)
@@ -50,7 +50,7 @@ def test_a_dead_code_comes_back_where_vectors_are():
 
 def test_use_counts_codes_told_lately():
     torch.manual_seed(0)
-    book = Codebook(10, 8, alive=0.0)
+    book = Codebook(10, 8, patience=float("inf"))
     z = directions(100)
     book.follow(z, book.nearest(z))
     assert book.use(1) > 0.5

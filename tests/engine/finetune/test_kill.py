@@ -16,7 +16,16 @@ from polars.testing import assert_frame_equal
 from safetensors.torch import load_file
 
 
-def start(world, out: Path) -> subprocess.Popen[str]:
+@pytest.fixture
+def start(world):
+    """``start(out)`` a fine-tuning into ``out``; none outlives the test."""
+    running: list[subprocess.Popen[str]] = []
+    yield lambda out: running.append(begin(world, out)) or running[-1]
+    for process in running:
+        process.kill()
+
+
+def begin(world, out: Path) -> subprocess.Popen[str]:
     command = [
         sys.executable, "-m", "beph_store_cli", "finetune", str(world.table), "--encoder", "beph",
         "--weights", str(world.checkpoint), "--out", str(out), "--folds", "3", "--epochs", "4", "--batch", "8",
@@ -32,17 +41,18 @@ def epochs(out: Path) -> int:
 
 
 @pytest.mark.soak
-def test_killed_again_and_again(world, tmp_path):
-    whole = start(world, tmp_path / "whole")
+@pytest.mark.timeout(1800)
+def test_killed_again_and_again(start, tmp_path):
+    whole = start(tmp_path / "whole")
     wanted, errors = whole.communicate()
     assert whole.returncode == 0, errors
     for least in (1, 4, 9):
-        run = start(world, tmp_path / "killed")
+        run = start(tmp_path / "killed")
         while epochs(tmp_path / "killed") < least and run.poll() is None:
             time.sleep(0.02)
         run.send_signal(signal.SIGKILL)
         run.communicate()
-    last = start(world, tmp_path / "killed")
+    last = start(tmp_path / "killed")
     said, errors = last.communicate()
     assert last.returncode == 0, errors
     assert json.loads(said)["metrics"] == json.loads(wanted)["metrics"]

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 #: Not part of the tested set: other machines, libraries that only their vendor's index has, or not used yet.
-ELSEWHERE = {"gpu", "tensorrt", "tensorrt-rtx", "ray", "serve"}
+ELSEWHERE = {"gpu", "tensorrt", "tensorrt-rtx", "ray"}
 
 
 def constraints() -> dict[str, str]:

@@ -51,6 +51,13 @@ class SearchOptions:
 
 def ask_images(table: SearchTable, images: Sequence[Path], *, encoder: str | None = None) -> Question:
     """Tile images through the encoder of the recipe; RecipeMismatch where that encoder is not at hand."""
+    source = recipe_encoder(table, encoder)
+    vectors = embed(images, encoder=source, precision=table.record.recipe.encoder.precision)
+    return Question(vectors, ", ".join(path.name for path in images[:3]))
+
+
+def recipe_encoder(table: SearchTable, encoder: str | None = None) -> str:
+    """Where the encoder of the recipe is, or ``encoder`` if it is the same; RecipeMismatch where it is another."""
     spec = table.record.recipe.encoder
     source = encoder or table.record.encoder_source
     bundle = load_bundle(source)
@@ -59,8 +66,7 @@ def ask_images(table: SearchTable, images: Sequence[Path], *, encoder: str | Non
             f"the store was made with {spec.name} ({spec.variant}), {source} is another encoder: pass --encoder with "
             "the bundle that ingest used"
         )
-    vectors = embed(images, encoder=source, precision=spec.precision)
-    return Question(vectors, ", ".join(path.name for path in images[:3]))
+    return source
 
 
 def ask_at(table: SearchTable, slide_id: str, x: int, y: int) -> Question:

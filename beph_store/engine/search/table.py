@@ -148,10 +148,13 @@ def open_table(
     flat = opened.flat(record.recipe.key, progress=progress)
     # After the vectors: an ingest that goes on meanwhile may add rows, and never takes one away.
     rows = {row.slide_id: row for row in opened.rows(record.recipe.key)}
-    return SearchTable(opened, record, flat, rows, None if labels is None else _labels(Path(labels)))
+    return SearchTable(
+        opened, record, flat, rows, None if labels is None else read_slide_labels(Path(labels))
+    )
 
 
-def _labels(path: Path) -> pl.DataFrame:
+def read_slide_labels(path: Path) -> pl.DataFrame:
+    """A CSV or Parquet file with a slide_id or case_id column, one row each; UsageError for any other."""
     if not path.is_file():
         raise UsageError(f"no such table of labels: {path}", path=path)
     try:

@@ -32,6 +32,7 @@ from beph_store_cli.commands import (
     protocol,
     query,
     search,
+    serve,
     train,
 )
 
@@ -83,6 +84,7 @@ map.register(app)
 probe.register(app)
 finetune.register(app)
 pretrain.register(app)
+serve.register(app)
 bench.register(app)
 leaderboard.register(encoder.app)
 app.add_typer(encoder.app, name="encoder")

@@ -1,0 +1,82 @@
+"""The application: the table of all endpoints, what stands before it, and what becomes of errors."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+from beph_store.engine.provenance import versions
+from beph_store.errors import BephStoreError
+from beph_store.serve import overlay_api, search_api, store_api, zoom_api
+from beph_store.serve.answers import answer, on_anything, on_refused, on_store_error
+from beph_store.serve.desk import Desk
+from beph_store.serve.guard import MAX_BODY_BYTES, Guard
+from beph_store.serve.routes import Endpoint, openapi
+from beph_store.serve.shelf import Shelf
+from beph_store.serve.slide_tiles import SlideGone
+from beph_store.store import Store
+
+_NO_PAGE = (
+    '<!doctype html><meta charset="utf-8"><title>beph-store</title><p>The page is not built: run <code>make page</code>'
+    ' in a checkout, then start again. The API is at <a href="/api/openapi.json">/api/openapi.json</a>.</p>\n'
+)
+
+
+async def read_openapi(request: Request) -> Response:
+    """The OpenAPI document."""
+    return answer(openapi(ENDPOINTS, versions(("beph-store",))["beph-store"] or "0"))
+
+
+async def read_page(request: Request) -> Response:
+    """Says how to build the page."""
+    return HTMLResponse(_NO_PAGE)
+
+
+ENDPOINTS: tuple[Endpoint, ...] = (
+    *store_api.ENDPOINTS,
+    *zoom_api.ENDPOINTS,
+    *overlay_api.ENDPOINTS,
+    *search_api.ENDPOINTS,
+    Endpoint(
+        "GET", "/api/openapi.json", "This document", read_openapi, {"application/json": {"type": "object"}}
+    ),
+)
+
+
+def make_app(
+    store: str | Path,
+    *,
+    token: str,
+    hosts: Collection[str] = (),
+    labels: str | Path | None = None,
+    max_body_bytes: int = MAX_BODY_BYTES,
+) -> Guard:
+    """The application over a store. ``hosts`` names it answers to beside localhost and IP addresses; ``labels`` a table
+    with slide_id or case_id. Raises NotAStore, FormatUnknown, and UsageError for labels that cannot be read.
+    """
+    desk = Desk(Shelf(Store.open(store), None if labels is None else Path(labels)))
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        desk.close()
+
+    app = Starlette(
+        routes=[Route("/", read_page), *(endpoint.route() for endpoint in ENDPOINTS)],
+        exception_handlers={
+            HTTPException: on_refused,
+            BephStoreError: on_store_error,
+            SlideGone: zoom_api.on_gone,
+            Exception: on_anything,
+        },
+        lifespan=lifespan,
+    )
+    app.state.desk = desk
+    return Guard(app, token, frozenset(name.lower() for name in hosts), max_body_bytes)

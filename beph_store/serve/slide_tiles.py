@@ -98,12 +98,12 @@ def _resampled(
     x0, y0 = box[0] * ratio[0], box[1] * ratio[1]
     x1 = min(have[0], (box[0] + box[2]) * ratio[0])
     y1 = min(have[1], (box[1] + box[3]) * ratio[1])
-    left, top = min(int(x0), have[0] - 1), min(int(y0), have[1] - 1)
-    right, bottom = max(left + 1, int(np.ceil(x1))), max(top + 1, int(np.ceil(y1)))
+    # As many px around as the filter reaches: neighbouring tiles then agree where they overlap.
+    margin = 1 + int(np.ceil(max(ratio)))
+    left, top = max(0, int(x0) - margin), max(0, int(y0) - margin)
+    right, bottom = (min(h, int(np.ceil(v)) + margin) for h, v in zip(have, (x1, y1), strict=True))
     part = Image.fromarray(read(left, top, right - left, bottom - top))
-    inner = (max(0.0, x0 - left), max(0.0, y0 - top), min(x1, right) - left, min(y1, bottom) - top)
-    if inner[2] - inner[0] <= 0 or inner[3] - inner[1] <= 0:
-        inner = (0, 0, right - left, bottom - top)
+    inner = (x0 - left, y0 - top, x1 - left, y1 - top)
     return np.asarray(part.resize((box[2], box[3]), Image.Resampling.BILINEAR, box=inner))
 
 

@@ -106,9 +106,17 @@ async def read_zoom_tile(request: Request) -> Response:
     desk, form, given = Desk.of(request), media(request), request.path_params
     key, name = given["recipe"], given["slide"]
     level, column, line = (whole(given[part], part, 0, _MOST) for part in ("level", "column", "row"))
-    known = desk.shelf.known(key, name)
-    row = known or await desk.work(lambda: desk.shelf.slide(key, name))
-    box = tile_box((row.width_l0 or 0, row.height_l0 or 0), level, column, line) if row.width_l0 else None
+    row = desk.shelf.known(key, name)
+    if row is None:
+        row = await desk.work(lambda: desk.shelf.slide(key, name))
+    data = await _zoom_tile(desk, row, (level, column, line), form)
+    return Response(data, media_type=MEDIA[form], headers={"cache-control": _cached(request, row)})
+
+
+async def _zoom_tile(desk: Desk, row: SlideRow, tile: tuple[int, int, int], form: str) -> bytes:
+    """The image of (level, column, row); 404 where there is none."""
+    level = tile[0]
+    box = tile_box((row.width_l0, row.height_l0), *tile) if row.width_l0 and row.height_l0 else None
     if box is None:
         raise missing("the image has no such tile")
     found = box
@@ -117,14 +125,13 @@ async def read_zoom_tile(request: Request) -> Response:
         with desk.slides.lease(row) as slide:
             return encode(read_tile(slide, level, found, lambda: _overview(desk, row, slide)), form)
 
-    image_key = ("zoom", key, name, row.ingest_id, level, column, line, form)
+    image_key = ("zoom", row.key, row.ingest_id, tile, form)
     if desk.images.get(image_key) is not None and not desk.slides.fresh(row):
         await desk.work(lambda: _still_there(desk, row))
     try:
-        data = await desk.image(image_key, make)
+        return await desk.image(image_key, make)
     except SlideUnreadable as error:
         raise missing(f"the slide's file is damaged here: {error}") from error
-    return Response(data, media_type=MEDIA[form], headers={"cache-control": _cached(request, row)})
 
 
 def _still_there(desk: Desk, row: SlideRow) -> None:

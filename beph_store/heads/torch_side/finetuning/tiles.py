@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,6 +135,7 @@ class TileLoader:
             num_workers=workers,
             collate_fn=_collate,
             persistent_workers=workers > 0,
+            worker_init_fn=_leave_stopping_to_us,
             generator=torch.Generator(),  # the global one is the network's
             # Threads of ONNX Runtime, Lance and OpenMP do not survive a fork.
             multiprocessing_context="spawn" if workers else None,
@@ -143,7 +145,12 @@ class TileLoader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loader = None  # the processes end with it
+        iterator: Any = getattr(self._loader, "_iterator", None)
+        self._loader = None
+        if iterator is not None:
+            # Here and not when it is collected: a process that was stopped together with us is no news.
+            with suppress(RuntimeError):
+                iterator._shutdown_workers()
 
     def train(self, rows: Index, seed: int, epoch: int) -> Iterator[Batch]:
         """One epoch: all rows in an order of its own, drawn over."""
@@ -172,6 +179,11 @@ def _collate(items: Sequence[tuple[Pixels, int] | BephStoreError]) -> Batch | Be
         tiles.append(item[0])
         labels.append(item[1])
     return np.stack(tiles), np.array(labels, np.int64)
+
+
+def _leave_stopping_to_us(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the one that trains ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _workers(gpu: bool) -> int:

@@ -63,6 +63,7 @@ def serve(
             server_header=False,
             ws="none",
             timeout_graceful_shutdown=3,
+            timeout_keep_alive=30,
         )
         if ready is not None:
             ready(address)

@@ -20,7 +20,7 @@ from PIL import Image
 
 from beph_store.errors import SlideError
 from beph_store.geometry import Size, level_for
-from beph_store.slides import SlideReader, open_slide
+from beph_store.slides import BACKENDS, SlideReader, open_slide
 from beph_store.store import SlideRow
 from beph_store_kernels import reduce_area
 
@@ -32,7 +32,7 @@ TILE_PX, OVERLAP = 254, 1
 #: From this many times finer pixels a tile is cut from the overview instead: 8 × 256 px a side are 4 MP to read.
 _FINEST = 8
 #: Slides held open at once, decoded macro-tiles each of them may hold, and for how long a look at the file counts.
-_OPEN, _CACHE_BYTES, _LOOK_SECONDS = 12, 24 << 20, 2.0
+_OPEN, _CACHE_BYTES, _LOOK_SECONDS = 32, 12 << 20, 2.0
 
 
 class SlideGone(Exception):
@@ -223,12 +223,14 @@ def _mark(row: SlideRow) -> tuple[int, ...]:
 
 
 def _opened(row: SlideRow, cache_bytes: int) -> SlideReader:
+    # By what read it at ingest, which was compared with OpenSlide then: not comparing again makes opening quick.
     try:
         reader = open_slide(
             row.path or "",
             slide_id=row.slide_id,
             mpp=row.mpp_x,
             mpp_source="declared",
+            prefer=row.reader if any(row.reader == known.name for known in BACKENDS) else None,
             cache_bytes=cache_bytes,
         )
     except SlideError as error:

@@ -62,8 +62,10 @@ def render(result: FinetuneResult) -> str:
     """The page, self-contained."""
     tiles = result.tiles
     splits = f"{len(result.folds)} folds by case" if len(result.folds) > 1 else "one split by case"
+    frozen = result.options["frozen"]
+    trained = f"all but the {frozen} lowest layers trained" if frozen else "all of it trained"
     subtitle = (
-        f"{result.base.name} ({result.base.variant}) with a linear head, all of it trained · {len(tiles):,} held-out "
+        f"{result.base.name} ({result.base.variant}) with a linear head, {trained} · {len(tiles):,} held-out "
         f"tiles of {len(tiles.case_ids):,} cases · {splits} · seed {result.options['seed']}"
     )
     parts = [

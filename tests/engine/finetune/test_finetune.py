@@ -68,6 +68,8 @@ def test_it_has_learned_and_the_figures_are_of_cases_it_had_not_seen(world):
     ]
     right = (frame["label"] == frame["predicted"]).mean()
     assert result.metrics["accuracy"].value == pytest.approx(right)
+    few = [k for k in range(3) if len(set(result.tiles.case[result.tiles.truth == k])) < 3]
+    assert sum("hang on them" in text for text in result.warnings) == len(few)
     assert any("48 × 48" not in note and "56 × 48" in note for note in result.tiles.notes)
 
 
@@ -274,3 +276,5 @@ def test_few_real_fields(realdata, tmp_path, world, no_export):
     assert result.tiles.classes == ("adenocarcinoma", "polyp")
     assert 0 <= result.metrics["balanced_accuracy"].value <= 1
     assert result.base.tile_px == 48
+    few_cases = [len(set(result.tiles.case[result.tiles.truth == k])) < 3 for k in range(2)]
+    assert sum("hang on them" in text for text in result.warnings) == sum(few_cases)

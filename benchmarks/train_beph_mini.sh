@@ -26,7 +26,7 @@ done
 # shellcheck disable=SC2086
 "$python" -m beph_store_cli pretrain "${stores[@]}" $images --out "$out/pretrain" \
     --size mini --teacher timm:tf_efficientnet_lite0 --teacher-weights "$out/lite0.safetensors" \
-    --tokenizer-steps "${TOKENIZER_STEPS:-600}" --steps "${STEPS:-1500}" --batch 16 --lr 6e-4 --warmup 0.1 \
+    --tokenizer-steps "${TOKENIZER_STEPS:-250}" --steps "${STEPS:-600}" --batch 16 --lr 6e-4 --warmup 0.1 \
     --codes 2048 --distil 1 --scale 0.5 --precision bf16 --workers 1 --seed 0 \
     --name beph-mini --mpp 0.5 --licence Apache-2.0 \
     --log-every 25 --save-every 200 --probe-every 150 ${probe:+--probe "$probe"}

@@ -57,7 +57,7 @@ AS_PUBLISHED = Variant(
 )
 
 
-HYBRID = Variant("hybrid", "symmetric", False, "convolutional stem, six transformer blocks")
+HYBRID = Variant("hybrid", "symmetric", False, "convolutional stem, four transformer blocks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ ENCODERS: Mapping[str, EncoderEntry] = MappingProxyType(
     {
         "beph-mini": EncoderEntry(
             "beph-mini",
-            "small hybrid ViT of BEPH's family, 192 numbers a tile; bundled, for trying things out",
+            "small hybrid ViT of BEPH's family, 512 numbers a tile; bundled, for trying things out",
             0.5,
             "Apache-2.0",
             (HYBRID,),

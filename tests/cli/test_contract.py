@@ -118,7 +118,7 @@ def test_query_to_the_screen_and_to_parquet(store: Path, tmp_path: Path) -> None
     sql = "SELECT slide_id, count(*) AS n FROM tiles GROUP BY slide_id"
     assert call_json("query", store, sql)["data"] == [{"slide_id": "drawn.tif", "n": 10}]
     out, _ = call("query", store, "SELECT slide_id, tile, embedding FROM tiles LIMIT 2")
-    assert "[192 values]" in out
+    assert "[512 values]" in out
     call("query", store, "SELECT * FROM tiles", "-o", tmp_path / "t.parquet")
     assert pl.read_parquet(tmp_path / "t.parquet").height == 10
 
@@ -136,12 +136,12 @@ def test_embed_images(tmp_path: Path) -> None:
         "embed", tmp_path / "b.png", tmp_path / "a.png", "--encoder", "beph-mini", "-o", tmp_path / "v.npy"
     )
     vectors = np.load(tmp_path / "v.npy")
-    assert data["shape"] == [2, 192] == list(vectors.shape)
+    assert data["shape"] == [2, 512] == list(vectors.shape)
     assert [Path(p).name for p in data["images"]] == ["b.png", "a.png"]
     _, err = call("embed", tmp_path, "-o", tmp_path / "w.npy", code=2)
     assert "100 × 100 px" in err
     call("embed", tmp_path, "--resize", "-o", tmp_path / "w.npy")
-    assert np.load(tmp_path / "w.npy").shape == (3, 192)
+    assert np.load(tmp_path / "w.npy").shape == (3, 512)
     np.testing.assert_allclose(np.load(tmp_path / "w.npy")[0], vectors[1], atol=1e-5)
 
 

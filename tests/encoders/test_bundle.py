@@ -183,7 +183,7 @@ def test_names_are_answered_with_what_to_do():
 
 def test_the_bundled_encoder_is_sound_small_and_described():
     bundle = load_bundle("beph-mini")
-    assert (bundle.spec.dim, bundle.spec.tile_px, bundle.spec.mpp) == (192, 224, 0.5)
+    assert (bundle.spec.dim, bundle.spec.tile_px, bundle.spec.mpp) == (512, 224, 0.5)
     assert bundle.onnx_path().stat().st_size < 12_000_000
     assert bundle.parity["fp32"]["passed"]
     assert np.isfinite(bundle.reference()).all()

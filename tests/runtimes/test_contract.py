@@ -81,11 +81,11 @@ def test_it_says_what_it_is(row, runtime):
 
 
 def test_tiles_in_vectors_out(runtime, tiles, vectors):
-    assert (vectors.shape, vectors.dtype) == ((len(tiles), 192), np.float32)
+    assert (vectors.shape, vectors.dtype) == ((len(tiles), 512), np.float32)
     assert np.isfinite(vectors).all()
     assert len(np.unique(vectors, axis=0)) == len(tiles)
     none = runtime.encode(tiles[:0])
-    assert (none.shape, none.dtype) == ((0, 192), np.float32)
+    assert (none.shape, none.dtype) == ((0, 512), np.float32)
 
 
 def test_a_vector_is_the_callers_to_keep(runtime, tiles):

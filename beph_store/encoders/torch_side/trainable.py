@@ -37,7 +37,7 @@ def as_trainable(loaded: Loaded) -> nn.Module:
     BEPH's norm of the mean token is trained as well, as its authors do; beph-mini has none to train.
     """
     model = copy.deepcopy(loaded.model)
-    if isinstance(model, MeanOfPatches) and not _is_mini(model):
+    if isinstance(model, MeanOfPatches):
         dim = loaded.spec.dim
         for name, plain in zip(_AFFINE, (torch.ones(dim), torch.zeros(dim)), strict=True):
             given: Tensor | None = getattr(model, name)
@@ -68,7 +68,7 @@ def trained(loaded: Loaded, state: Mapping[str, Tensor], *, mpp: float | None = 
 def write_weights(loaded: Loaded, path: Path) -> None:
     """A .safetensors file that ``load_encoder`` takes for the encoder it came from: BEPH's in its fine-tuned layout."""
     tensors = _named(loaded.model)
-    if isinstance(loaded.model, MeanOfPatches) and not _is_mini(loaded.model):
+    if isinstance(loaded.model, MeanOfPatches):
         tensors = {f"{PREFIX}{file_name(name)}": tensor for name, tensor in tensors.items()}
     aside = path.with_name(f".{path.name}")
     save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, aside)
@@ -77,12 +77,10 @@ def write_weights(loaded: Loaded, path: Path) -> None:
 
 def _named(model: nn.Module) -> dict[str, Tensor]:
     """Tensors under the names that the loaders hash: a trunk's own, and ``fc_norm`` for the norm of the mean token."""
-    if not isinstance(model, MeanOfPatches):
+    if not isinstance(model, (MeanOfPatches, mini.MeanAndSpread)):
         return dict(model.state_dict())
     tensors = {name: t for name, t in model.trunk.state_dict().items() if not name.endswith(INDEX)}
+    if isinstance(model, mini.MeanAndSpread):
+        return tensors
     own = {f"fc_norm.{name}": getattr(model, name) for name in _AFFINE}
     return tensors | {name: tensor for name, tensor in own.items() if tensor is not None}
-
-
-def _is_mini(model: MeanOfPatches) -> bool:
-    return isinstance(model.trunk.patch_embed, mini.Stem)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from beph_store.encoders.table import normalisation
-from beph_store.encoders.torch_side import hybrid
+from beph_store.encoders.torch_side import mini
 from beph_store.encoders.torch_side.beph import (
     INDEX,
     PREFIX,
@@ -185,20 +185,28 @@ def prepare_hybrid(init: str, teacher: Loaded, pixels: Tensor, seed: int) -> Pre
     ``pixels`` (N, 3, 224, 224) uint8, a sample of the tiles. The tokenizer's encoder begins as the trunk does.
     """
     torch.manual_seed(seed)
-    stats = normalisation(hybrid.NORMALISATION)
-    if init == hybrid.NAME:
-        trunk = hybrid.shipped_trunk()
+    stats = normalisation(mini.NORMALISATION)
+    if init == mini.NAME:
+        trunk = _shipped_trunk()
     else:
-        trunk = hybrid.make_hybrid(seed)
+        trunk = mini.make_mini(seed)
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (stats.mean, stats.std))
-        hybrid.adopt_stem(trunk, teacher.model, (pixels.float() - mean) / std)
-    return Prepared(trunk, copy.deepcopy(trunk), hybrid.TILE_PX, stats.mean, stats.std)
+        mini.adopt_stem(trunk, teacher.model, (pixels.float() - mean) / std)
+    return Prepared(trunk, copy.deepcopy(trunk), mini.TILE_PX, stats.mean, stats.std)
+
+
+def _shipped_trunk() -> nn.Module:
+    """The trunk of the bundle that ships, its stem frozen, to train further."""
+    model: Any = mini.load_mini_bundle().model
+    mini.freeze_stem(model.trunk)
+    trunk: nn.Module = model.trunk
+    return trunk
 
 
 def embedder(prepared: Prepared, batch: int = 16) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
     """Vectors (N, dim) float32 of tiles (N, H, W, 3) uint8 by the trunk as it is at that moment."""
     trunk = prepared.trunk
-    pooled = hybrid.MeanAndSpread(trunk) if is_hybrid(trunk) else MeanOfPatches(trunk)
+    pooled = mini.MeanAndSpread(trunk) if is_hybrid(trunk) else MeanOfPatches(trunk)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (prepared.mean, prepared.std))
 
     def embed(tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -224,8 +232,8 @@ class Naming:
 
 def load_trained(path: str | Path, naming: Naming, *, normalised_by: str = "histology") -> Loaded:
     """The encoder of a checkpoint that pre-training left, under a name of its own. Raises WeightsMismatch."""
-    if hybrid.STEM in read_tensors(Path(path)):
-        loaded = hybrid.load_hybrid(path)
+    if mini.STEM in read_tensors(Path(path)):
+        loaded = mini.load_mini(path)
     else:
         loaded = load_beph(path, normalised_by=normalised_by)
     spec = replace(loaded.spec, name=naming.name, mpp=naming.mpp, licence=naming.licence)
@@ -234,7 +242,7 @@ def load_trained(path: str | Path, naming: Naming, *, normalised_by: str = "hist
 
 def is_hybrid(trunk: nn.Module) -> bool:
     """Whether it is beph-mini's."""
-    return isinstance(trunk.patch_embed, hybrid.Stem)
+    return isinstance(trunk.patch_embed, mini.Stem)
 
 
 def _without_pooling(trunk: nn.Module) -> nn.Module:

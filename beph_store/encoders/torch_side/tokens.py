@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from beph_store.encoders.torch_side.loaded import LN_EPS, Loaded, MeanOfPatches
+from beph_store.encoders.torch_side.mini import MeanAndSpread
 from beph_store.errors import UsageError
 
 #: Standardised tokens are clipped here: some channels have heavy tails.
@@ -53,7 +54,7 @@ class TokenTeacher(nn.Module):
     def _tokens(self, pixels: Tensor) -> Tensor:
         x = (pixels.float() - self.mean) / self.std
         net: Any = self.model
-        if isinstance(net, MeanOfPatches):
+        if isinstance(net, (MeanOfPatches, MeanAndSpread)):
             trunk: Any = net.trunk
             found = trunk.forward_features(x)[:, 1:].float()
             found = functional.layer_norm(found, [found.shape[-1]], eps=LN_EPS)

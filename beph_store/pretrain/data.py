@@ -157,6 +157,7 @@ def batches(
         num_workers=workers,
         pin_memory=pin,
         worker_init_fn=_one_thread,
+        generator=torch.Generator(),  # it draws a seed: from the global one, a resumed run would draw once more
         **more,
     )
     with _own_signals():

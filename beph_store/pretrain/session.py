@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,8 +59,29 @@ def pretrain(
 
     Raises StoreError for a checkpoint of other tiles or options, and where a loss is not finite.
     """
-    torch.manual_seed(plan.seed)
+    with _settings(place):
+        return _pretrain(parts, source, plan, out, place, watch)
+
+
+@contextmanager
+def _settings(place: Place) -> Iterator[None]:
+    """How torch computes meanwhile: quick and the same each time; afterwards as before."""
+    before = torch.are_deterministic_algorithms_enabled()
     torch.set_flush_denormal(True)  # on a CPU they cost ten times a number
+    if place.device.type == "cpu":  # threads would add up a table's gradient in any order
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.set_num_threads(torch.get_num_threads())  # and MKL would choose how many it uses each time
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+        torch.use_deterministic_algorithms(before)
+
+
+def _pretrain(
+    parts: Parts, source: TileSource, plan: Plan, out: Path, place: Place, watch: loop.Watch
+) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(plan.seed)
     for module in (parts.trunk, parts.encoder):
         if place.device.type == "cpu":
             unfuse(module)

@@ -18,6 +18,15 @@ OPTIONS = FinetuneOptions(
 )
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """For the fixtures of this module too: bits depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def encoder():
     torch.manual_seed(0)

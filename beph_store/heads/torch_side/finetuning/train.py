@@ -72,9 +72,14 @@ class Finetuner:
 
     def __enter__(self) -> Finetuner:
         self.loader.__enter__()
+        self._before = torch.are_deterministic_algorithms_enabled()
+        if self.device.type == "cpu":  # threads would add up a table's gradient in any order
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.set_num_threads(torch.get_num_threads())  # and MKL would choose how many it uses each time
         return self
 
     def __exit__(self, *error: object) -> None:
+        torch.use_deterministic_algorithms(self._before)
         self.loader.__exit__(*error)
 
     def fit(self, report: Report) -> Fitted:

@@ -121,9 +121,10 @@ class Fits:
                 if epoch is not None:
                     epochs.append(epoch)
                     self._write_log()
-                new = epoch if epoch is not None and epoch.number > trainer.restored else None
+                    if epoch.number <= trainer.restored:  # no news, and it would flatter the speed
+                        return
                 ended = len(epochs) - (epoch is not None)
-                self._tell(split.name, ended * len(split.train) + done, new)
+                self._tell(split.name, ended * len(split.train) + done, epoch)
 
             fitted = trainer.fit(report)
             return fitted.history, trainer.probabilities(split.test)

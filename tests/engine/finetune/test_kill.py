@@ -51,7 +51,7 @@ def test_killed_again_and_again(start, tmp_path):
         while epochs(tmp_path / "killed") < least and run.poll() is None:
             time.sleep(0.02)
         run.send_signal(signal.SIGKILL)
-        run.communicate()
+        run.communicate(timeout=60)  # its pipes close when the process that reads tiles for it has ended too
     last = start(tmp_path / "killed")
     said, errors = last.communicate()
     assert last.returncode == 0, errors

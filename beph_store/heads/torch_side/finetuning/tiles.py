@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ Wanted = tuple[int, int | None]
 Batch = tuple[Pixels, Index]
 
 _MOST_WORKERS = 8
+_WATCH_SECONDS = 1.0
 #: What comes in where a tile is moved or turned out of its frame, RGB.
 _GREY = (124, 116, 104)
 #: At 10 timm posterizes to no bit at all, which Pillow refuses.
@@ -139,7 +141,7 @@ class TileLoader:
             num_workers=workers,
             collate_fn=_collate,
             persistent_workers=workers > 0,
-            worker_init_fn=_leave_stopping_to_us,
+            worker_init_fn=_live_with_the_parent,
             generator=torch.Generator(),  # the global one is the network's
             # Threads of ONNX Runtime, Lance and OpenMP do not survive a fork.
             multiprocessing_context="spawn" if workers else None,
@@ -187,9 +189,20 @@ def _collate(items: Sequence[tuple[Pixels, int] | BephStoreError]) -> Batch | Be
     return np.stack(tiles), np.array(labels, np.int64)
 
 
-def _leave_stopping_to_us(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the one that trains ends the others."""
+def _live_with_the_parent(worker: int) -> None:
+    """In a process that reads: Ctrl-C, which reaches all, is the parent's to hear; and where that is killed, end too.
+
+    torch's own watch ends the loop, and the process then waits for ever to hand over tiles that nobody takes.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _workers(gpu: bool) -> int:

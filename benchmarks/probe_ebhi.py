@@ -1,13 +1,18 @@
 """How much does beph-mini see? Six tissue classes of EBHI-Seg, by case.
 
-    python benchmarks/probe_ebhi.py MANIFEST.csv --lite0 lite0.safetensors [--first BUNDLE] [--encoder beph-mini]
+    python benchmarks/probe_ebhi.py MANIFEST.csv --lite0 lite0.safetensors --tiles STORE|FOLDER…
+                                    [--first BUNDLE] [--encoder beph-mini]
 
 MANIFEST.csv has path, label and case_id; `lite0_weights.py` makes the teacher's file. A linear probe in five folds of
 cases (`docs/probe.md`) with all, half and a quarter of the training cases, for beph-mini, its teacher
 (EfficientNet-Lite0 of ImageNet, pooled), the same architecture with random weights, its first version where its bundle
-is given, and the mean and spread of colour. Intervals resample cases; differences are paired, on the same draws.
+is given, and the mean and spread of colour. The control is the architecture before its first step: the stem taken from
+the teacher, its statistics from the ``--tiles`` that beph-mini was trained on. Intervals resample cases; differences
+are paired, on the same draws.
+
 beph-mini has seen these fields in its pre-training, without their labels: what is held out are labels and cases of the
-probe. Its first version had not.
+probe. Its first version had not. And its scales and its pooling were chosen by probing these very fields, so its
+figures here flatter it; nothing else at hand has labels.
 """
 
 from __future__ import annotations
@@ -27,14 +32,18 @@ from beph_store.cohort.image_sets import read_image_set
 from beph_store.encoders.torch_side import mini
 from beph_store.encoders.torch_side.export import ExportOptions, export_bundle, export_loaded
 from beph_store.encoders.torch_side.loaded import Loaded
+from beph_store.encoders.torch_side.timm_models import load_timm
+from beph_store.encoders.torch_side.trunks import prepare_hybrid
 from beph_store.engine.embed import read_image
 from beph_store.engine.pretrain.options import STEM
+from beph_store.engine.pretrain.sources import open_sources
 from beph_store.engine.probe.images import Embedding, image_tiles
 from beph_store.engine.probe.run import ProbeOptions, ProbeResult, probe
 from beph_store.engine.probe.tiles import ProbeTiles
 from beph_store.metrics import with_point
 from beph_store.metrics.evaluate import summary
 from beph_store.metrics.tiles import case_draws, tile_draws
+from beph_store.pretrain.session import sample
 
 FRACTIONS = (1.0, 0.5, 0.25)
 SHOWN = ("balanced_accuracy", "accuracy", "auroc", "auroc[adenocarcinoma]")
@@ -47,6 +56,12 @@ def encoders(args: argparse.Namespace, work: Path) -> Iterator[tuple[str, str]]:
         yield "beph-mini, first version", str(args.first)
     export_bundle(STEM, work / "teacher", weights=args.lite0, options=ExportOptions(fp16_twin=False))
     yield "teacher: EfficientNet-Lite0, pooled", str(work / "teacher")
+    pixels = sample(open_sources(args.tiles, None, None), mini.TILE_PX, 128, 0)
+    start = prepare_hybrid("none", load_timm(STEM, args.lite0), pixels, 0).trunk
+    spec = mini.load_mini_bundle(args.encoder).spec
+    untrained = Loaded(mini.MeanAndSpread(start).eval(), spec, ())
+    export_loaded(untrained, work / "start", ExportOptions(fp16_twin=False, force=True))
+    yield "the teacher's stem, no step trained", str(work / "start")
     random = Loaded(
         mini.MeanAndSpread(mini.make_mini(seed=1)).eval(), mini.load_mini_bundle(args.encoder).spec, ()
     )
@@ -83,6 +98,7 @@ def main() -> None:
     )
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--lite0", type=Path, required=True)
+    parser.add_argument("--tiles", type=Path, nargs="+", required=True)
     parser.add_argument("--first", type=Path)
     parser.add_argument("--encoder", default="beph-mini")
     parser.add_argument("--name", default="probe_ebhi")

@@ -5,10 +5,7 @@ So a run that is resumed at step k sees what it would have seen uninterrupted, w
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -160,22 +157,8 @@ def batches(
         generator=torch.Generator(),  # it draws a seed: from the global one, a resumed run would draw once more
         **more,
     )
-    with _own_signals():
-        for pixels, mask in loader:
-            yield Batch(pixels, mask)
-
-
-@contextmanager
-def _own_signals() -> Iterator[None]:
-    """Torch sets a handler for the end of any child process, for good; where some library has left the main thread an
-    alternative stack that is gone, the next child to end then ends the program. Workers are watched without it too.
-    """
-    before = signal.getsignal(signal.SIGCHLD)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+    for pixels, mask in loader:
+        yield Batch(pixels, mask)
 
 
 def _one_thread(worker: int) -> None:

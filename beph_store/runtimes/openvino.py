@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -132,10 +133,9 @@ def open_cpu(graph: Path, spec: EncoderSpec, options: RuntimeOptions) -> OpenVin
     """Compile the graph for the CPU. Raises RuntimeUnavailable, also where the processor lacks the precision."""
     if reason := available():
         raise RuntimeUnavailable(reason)
-    openvino = _import()
     threads = options.threads or allowed_cores()
     streams = min(threads, _MOST_STREAMS)
-    core = openvino.Core()
+    core = _core()
     settings = {
         "INFERENCE_PRECISION_HINT": _hint(core, spec.precision),
         "INFERENCE_NUM_THREADS": threads,
@@ -149,6 +149,17 @@ def open_cpu(graph: Path, spec: EncoderSpec, options: RuntimeOptions) -> OpenVin
         first = next(filter(None, map(str.strip, reversed(str(error).splitlines()))), type(error).__name__)
         raise RuntimeUnavailable(f"OpenVINO cannot load {graph.name}: {first}", path=graph) from error
     return OpenVino(compiled, spec, options.batch or streams * _BATCH, threads, streams)
+
+
+@cache
+def _core() -> Any:
+    """OpenVINO itself, once and until the process ends.
+
+    Its CPU plugin gives the thread that makes it a stack for signals, large enough for AMX, and takes that away with
+    itself. Let go of in another thread, it leaves the first one with a stack that is gone: the next signal there, a
+    Ctrl-C or the end of a child, ended the program.
+    """
+    return _import().Core()
 
 
 def _import() -> Any:

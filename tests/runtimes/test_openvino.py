@@ -80,3 +80,23 @@ def test_nothing_is_sent(run_python, tmp_path):
         tmp_path,
     )
     assert told.splitlines() == ["openvino False"]
+
+
+def test_a_runtime_let_go_of_by_another_thread_leaves_signals_working(run_python):
+    """Its plugin takes the signal stack of the thread that made it along when it goes: so it must never go."""
+    told = run_python(
+        "import gc, signal, threading\n"
+        "from beph_store.encoders import load_bundle\n"
+        "from beph_store.runtimes import select_runtime\n"
+        "bundle = load_bundle('beph-mini')\n"
+        "held = [select_runtime('openvino', bundle.onnx_path(), bundle.spec)]\n"
+        "def let_go():\n"
+        "    held.pop().close()\n"
+        "    gc.collect()\n"
+        "thread = threading.Thread(target=let_go)\n"
+        "thread.start()\n"
+        "thread.join()\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('heard'))\n"
+        "signal.raise_signal(signal.SIGUSR1)\n"
+    )
+    assert told.splitlines() == ["heard"]

@@ -57,7 +57,7 @@ class Codes:
 
 @dataclass(frozen=True, slots=True)
 class ProbeSet:
-    """Labelled images to see the encoder grow by: they are not trained on. See `cohort.image_sets`."""
+    """Labelled images to see the encoder grow by; their labels are not trained on. See `cohort.image_sets`."""
 
     images: Path
     layout: str = "csv"

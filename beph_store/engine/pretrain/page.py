@@ -45,7 +45,7 @@ def render(rows: Sequence[Row], title: str, about: Sequence[str], *, running: bo
     probe = _probe(rows)
     parts = [
         *([_now(last)] if last else []),
-        *([section("The probe, on images that are not trained on", pictures(probe))] if probe else []),
+        *([section("The probe: labels are not learned, cases held out", pictures(probe))] if probe else []),
         *([section("By step", pictures(*drawn))] if drawn else []),
         section("What is trained", *(note(line) for line in about)),
     ]

@@ -56,7 +56,8 @@ def pretrain(
         float, typer.Option(help="Weight of the teacher's own tokens as a third target; 0 is BEiT v2.")
     ] = 0.0,
     probe: Annotated[
-        Path | None, typer.Option(metavar="IMAGES", help="Labelled images to see it grow by, not trained on.")
+        Path | None,
+        typer.Option(metavar="IMAGES", help="Labelled images to see it grow by; no label is learned."),
     ] = None,
     probe_layout: Annotated[str, typer.Option(help="csv, folders, breakhis or lc25000.")] = "csv",
     probe_every: Annotated[int, typer.Option(help="Steps between probes.")] = 500,

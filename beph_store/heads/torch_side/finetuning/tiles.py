@@ -131,9 +131,6 @@ class TileLoader:
     def __init__(self, task: TileTask, options: FinetuneOptions, *, gpu: bool) -> None:
         self._batch = options.batch
         self._batches = _Batches()
-        # torch sets a handler for the end of any child process, for good; where some library has left the main thread
-        # an alternative stack that is gone, the next child to end then ends the program.
-        self._child_handler = signal.getsignal(signal.SIGCHLD)
         workers = _workers(gpu) if options.workers is None else options.workers
         self._loader: DataLoader[Any] | None = DataLoader(
             Tiles(task, options),
@@ -157,8 +154,6 @@ class TileLoader:
             # Here and not when it is collected: a process that was stopped together with us is no news.
             with suppress(RuntimeError):
                 iterator._shutdown_workers()
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGCHLD, self._child_handler or signal.SIG_DFL)
 
     def train(self, rows: Index, seed: int, epoch: int) -> Iterator[Batch]:
         """One epoch: all rows in an order of its own, drawn over."""

@@ -16,7 +16,7 @@ from beph_store.engine.provenance import versions
 from beph_store.errors import BephStoreError
 from beph_store.serve import overlay_api, search_api, store_api, zoom_api
 from beph_store.serve.answers import answer, on_anything, on_refused, on_store_error
-from beph_store.serve.desk import Desk
+from beph_store.serve.desk import Desk, Folders
 from beph_store.serve.guard import MAX_BODY_BYTES, Guard
 from beph_store.serve.routes import Endpoint, openapi
 from beph_store.serve.shelf import Shelf
@@ -57,11 +57,15 @@ def make_app(
     hosts: Collection[str] = (),
     labels: str | Path | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
+    allow_write: bool = False,
+    folders: Folders | None = None,
 ) -> Guard:
     """The application over a store. ``hosts`` names it answers to beside localhost and IP addresses; ``labels`` a table
-    with slide_id or case_id. Raises NotAStore, FormatUnknown, and UsageError for labels that cannot be read.
+    with slide_id or case_id. Without ``allow_write`` nothing that a request asks for is written into the store.
+    Raises NotAStore, FormatUnknown, and UsageError for labels that cannot be read.
     """
-    desk = Desk(Shelf(Store.open(store), None if labels is None else Path(labels)))
+    shelf = Shelf(Store.open(store), None if labels is None else Path(labels))
+    desk = Desk(shelf, allow_write, folders or Folders())
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

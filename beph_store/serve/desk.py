@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,12 +20,24 @@ from beph_store.engine.choosing import choose
 from beph_store.engine.search.ask import recipe_encoder
 from beph_store.engine.search.table import SearchTable
 from beph_store.runtimes import Runtime
+from beph_store.serve.answers import Refused
 from beph_store.serve.shelf import Shelf
 from beph_store.serve.slide_tiles import Encoded, OpenSlides
 
 T = TypeVar("T")
+READS_ONLY = "this server only reads: start it with --allow-write"
 #: Decoding lets go of the GIL: a thread a core, but never fewer than two, as one may wait for a disk.
 _TILE_THREADS = max(2, min(8, os.cpu_count() or 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """Folders beside the store that the operator named: slides may be ingested from under ``ingest``, and every folder
+    in ``heads``, or in one of those, that `train` wrote is offered as a head.
+    """
+
+    ingest: tuple[Path, ...] = ()
+    heads: tuple[Path, ...] = ()
 
 
 @dataclass(slots=True)
@@ -32,6 +45,8 @@ class Desk:
     """Everything that a handler needs; ``request.app.state.desk`` is it."""
 
     shelf: Shelf
+    writable: bool = False
+    folders: Folders = field(default_factory=Folders)
     slides: OpenSlides = field(default_factory=OpenSlides)
     images: Encoded = field(default_factory=Encoded)
     _tiles: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_TILE_THREADS, "tiles"))
@@ -90,6 +105,14 @@ class Desk:
         self.slides.close()
         for runtime in self._encoders.values():
             runtime.close()
+
+
+def writing(request: Request) -> Desk:
+    """The desk for a request that writes into the store; 403 where the server only reads."""
+    desk = Desk.of(request)
+    if not desk.writable:
+        raise Refused(403, READS_ONLY)
+    return desk
 
 
 def json_number(value: Any) -> Any:

@@ -43,7 +43,7 @@ class Parameter:
 class Endpoint:
     """One method of one path. ``answers`` maps content types to what they hold, ``body`` likewise what is sent.
 
-    ``errors`` are the statuses that it adds to those of every endpoint.
+    ``errors`` are the statuses that it adds to those of every endpoint; ``status`` is that of an answer without error.
     """
 
     method: str
@@ -54,6 +54,7 @@ class Endpoint:
     parameters: tuple[Parameter, ...] = ()
     body: dict[str, Schema] | None = None
     errors: tuple[int, ...] = ()
+    status: int = 200
 
     @property
     def name(self) -> str:
@@ -67,9 +68,9 @@ class Endpoint:
 
 _ERRORS = {
     401: "no valid token",
-    403: "foreign Host or Origin",
+    403: "foreign Host or Origin, or a server that only reads",
     404: "no such thing",
-    409: "the store's encoder is not at hand",
+    409: "what is there does not allow it: the encoder is not at hand, or the state is another one",
     410: "the slide's file has moved or changed",
     413: "the body is too large",
     422: "the request cannot be understood",
@@ -104,7 +105,9 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         "summary": endpoint.summary,
         "operationId": endpoint.name,
         "parameters": [_parameter(endpoint, parameter) for parameter in endpoint.parameters],
-        "responses": {"200": {"description": "as asked", "content": _content(endpoint.answers)}},
+        "responses": {
+            str(endpoint.status): {"description": "as asked", "content": _content(endpoint.answers)}
+        },
     }
     if endpoint.body is not None:
         operation["requestBody"] = {"required": True, "content": _content(endpoint.body)}

@@ -12,6 +12,7 @@ import uvicorn
 
 from beph_store.errors import UsageError
 from beph_store.serve.app import make_app
+from beph_store.serve.desk import Folders
 from beph_store.serve.guard import new_token
 
 
@@ -46,14 +47,17 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8765,
     labels: str | Path | None = None,
+    allow_write: bool = False,
+    folders: Folders | None = None,
     ready: Callable[[Address], None] | None = None,
 ) -> None:
     """Serve a store until interrupted. ``ready`` is told the address when connections are accepted; port 0 is any free
-    one. Raises UsageError for an address that cannot be had, NotAStore and FormatUnknown.
+    one; ``allow_write`` and ``folders`` are those of ``make_app``. Raises UsageError for an address that cannot be had,
+    NotAStore and FormatUnknown.
     """
     token = new_token()
     hosts = [host] if _is_loopback(host) else [host, socket.gethostname(), socket.getfqdn()]
-    app = make_app(store, token=token, hosts=hosts, labels=labels)
+    app = make_app(store, token=token, hosts=hosts, labels=labels, allow_write=allow_write, folders=folders)
     with _listening(host, port) as listening:
         address = Address(host, int(listening.getsockname()[1]), token)
         config = uvicorn.Config(

@@ -18,7 +18,7 @@ from beph_store.serve.asked import one_of, whole_query
 from beph_store.serve.conditions import checked
 from beph_store.serve.desk import Desk, json_number
 from beph_store.serve.images import MEDIA, encode, fitted
-from beph_store.serve.routes import INTEGER, NUMBER, STRING, Endpoint, Parameter, array, record
+from beph_store.serve.routes import BOOLEAN, INTEGER, NUMBER, STRING, Endpoint, Parameter, array, record
 from beph_store.serve.shelf import handle
 
 STATUSES = ("done", "empty", "failed")
@@ -31,9 +31,14 @@ SLIDE = Parameter("slide", "what `slide` is in the list of slides: 16 hex digits
 
 
 async def read_store(request: Request) -> Response:
-    """Name of the store and its recipes."""
+    """Name of the store, whether requests may write into it, and its recipes."""
     desk = Desk.of(request)
-    return answer(await desk.work(lambda: {"store": _store_name(desk), "recipes": _recipes(desk)}))
+    told = lambda: {  # noqa: E731
+        "store": _store_name(desk),
+        "writable": desk.writable,
+        "recipes": _recipes(desk),
+    }
+    return answer(await desk.work(told))
 
 
 def _store_name(desk: Desk) -> str:
@@ -226,6 +231,7 @@ ENDPOINTS = (
         {
             "application/json": record(
                 store=STRING,
+                writable=BOOLEAN,
                 recipes=array(record(key=STRING, encoder=STRING, mpp=NUMBER, slides=INTEGER, tiles=INTEGER)),
             )
         },

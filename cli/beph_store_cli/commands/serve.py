@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from beph_store.errors import MissingExtra
+from beph_store.errors import MissingExtra, UsageError
 from beph_store_cli.render import JsonOption, StoreArgument, console, print_json
 
 if TYPE_CHECKING:
@@ -22,12 +22,29 @@ def serve(
         str, typer.Option(help="Address to listen on; beyond this machine the token travels unencrypted.")
     ] = "127.0.0.1",
     labels: Annotated[Path | None, typer.Option(help="Table with slide_id or case_id, for filters.")] = None,
+    allow_write: Annotated[
+        bool,
+        typer.Option("--allow-write", help="Let requests label, train and ingest; otherwise it only reads."),
+    ] = False,
+    ingest_root: Annotated[
+        list[Path] | None,
+        typer.Option(help="Slides under this folder may be ingested by request; may be given again."),
+    ] = None,
+    heads: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder that `train` wrote, or of such folders, to show; may be given again."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Serve a store over HTTP: open the URL that it prints, stop it with Ctrl-C."""
     if any(find_spec(name) is None for name in ("starlette", "uvicorn")):
         raise MissingExtra("serve needs Starlette and uvicorn: pip install 'beph-store[serve]'")
+    from beph_store.serve.desk import Folders
     from beph_store.serve.server import serve as run
+
+    folders = Folders(_folders(ingest_root, "--ingest-root"), _folders(heads, "--heads"))
+    if folders.ingest and not allow_write:
+        raise UsageError("--ingest-root is for ingesting by request: give --allow-write as well")
 
     def ready(address: Address) -> None:
         if json:
@@ -42,9 +59,25 @@ def serve(
             )
 
     try:
-        run(store, host=host, port=port, labels=labels, ready=ready)
+        run(
+            store,
+            host=host,
+            port=port,
+            labels=labels,
+            allow_write=allow_write,
+            folders=folders,
+            ready=ready,
+        )
     except KeyboardInterrupt:
         return  # the way a server ends
+
+
+def _folders(given: list[Path] | None, flag: str) -> tuple[Path, ...]:
+    """Where they really are, so that a link that is bent later leads nowhere else."""
+    for path in given or []:
+        if not path.is_dir():
+            raise UsageError(f"{flag} {path}: no such folder")
+    return tuple(path.resolve() for path in given or [])
 
 
 def register(app: typer.Typer) -> None:

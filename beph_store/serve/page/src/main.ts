@@ -1,0 +1,53 @@
+/** The shell: the bar on top, the views below it. */
+
+import "./theme.css";
+import "./shell.css";
+
+import { reason } from "./api.ts";
+import { h, icon, replace } from "./dom.ts";
+import { heads } from "./heads/view.ts";
+import { jobs } from "./jobs/view.ts";
+import { shortcuts, showHelp } from "./keys.ts";
+import { go, route, type Route } from "./router.ts";
+import { loadStore } from "./session.ts";
+import { shell } from "./shell.ts";
+import { slide } from "./slide/view.ts";
+import { store } from "./store/view.ts";
+import { applyTheme } from "./theme.ts";
+import { train } from "./train/view.ts";
+
+const ROUTES: readonly Route[] = [
+  { pattern: "/", title: "Slides", view: store },
+  { pattern: "/slides/:recipe/:slide", title: "Slide", view: slide },
+  { pattern: "/train", title: "Train", view: train },
+  { pattern: "/jobs", title: "Jobs", view: jobs },
+  { pattern: "/jobs/:id", title: "Job", view: jobs },
+  { pattern: "/heads", title: "Heads", view: heads },
+  { pattern: "/heads/:id", title: "Head", view: heads },
+];
+
+async function start(): Promise<void> {
+  applyTheme();
+  const top = document.getElementById("top") as HTMLElement;
+  const main = document.getElementById("main") as HTMLElement;
+  shortcuts("Everywhere", [
+    { keys: "?", does: "this list", run: showHelp },
+    { keys: "1", shown: "g s", does: "slides, t train, h heads, j jobs" },
+    { keys: "/", does: "search among slides", run: () => go("#/?search=1") },
+  ]);
+  const bar = shell(top, main);
+  try {
+    await loadStore();
+  } catch (thrown) {
+    replace(
+      main,
+      h("div", { class: "empty", "data-state": "failed" }, icon("warn"), h("h2", null, "The store cannot be read"), h("p", null, reason(thrown))),
+    );
+    return;
+  }
+  bar.loaded();
+  route(main, ROUTES, bar.shown);
+  document.documentElement.dataset.state = "ready";
+}
+
+void start();

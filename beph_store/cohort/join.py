@@ -125,6 +125,16 @@ def join(
             the store recorded as one case, or the cohort cannot be learned from: fewer than ``min_cases`` cases, one
             class, no event.
     """
+    cohort = match(table, slide_ids, store_cases)
+    if wrong := problem(cohort, min_cases):
+        raise CohortError(wrong)
+    return cohort
+
+
+def match(
+    table: LabelTable, slide_ids: Sequence[str], store_cases: Mapping[str, str] | None = None
+) -> Cohort:
+    """``join``, whether or not the cohort can be learned from: ``problem`` says that."""
     recorded = {slide: case for slide, case in (store_cases or {}).items() if case}
     slides = tuple(dict.fromkeys(slide_ids))
     if table.by_slide:
@@ -136,9 +146,7 @@ def join(
         raise CohortError(_nothing_fits(table, slides))
     lost = {one.id for one in dropped if one.row is None}
     dropped += [Dropped(None, s, NOT_IN_TABLE) for s in slides if s not in found and s not in lost]
-    cohort = _cohort(table, slides, found, dropped)
-    _check(cohort, min_cases)
-    return cohort
+    return _cohort(table, slides, found, dropped)
 
 
 def _by_slide(rows: Iterable[LabelRow], slides: Sequence[str]) -> tuple[dict[str, LabelRow], list[Dropped]]:
@@ -232,22 +240,22 @@ def _cohort(
     )
 
 
-def _check(cohort: Cohort, min_cases: int) -> None:
+def problem(cohort: Cohort, min_cases: int = 4) -> str | None:
+    """Why nothing can be learned from a cohort; None where it can."""
     counts = dict(cohort.flow.labels)
     if len(cohort) < min_cases:
-        raise CohortError(
+        return (
             f"{len(cohort)} cases have a label and slides in the store, fewer than {min_cases}: ingest more slides "
             "or check the slide ids of the table"
         )
     if cohort.task == "survive" and "event" not in counts:
-        raise CohortError(
+        return (
             f"none of the {len(cohort)} cases has an event, so there is nothing to learn: if 1 means censored in "
             "the table, pass --event-means"
         )
     if cohort.task == "classify" and len(counts) < 2:
-        raise CohortError(
-            f"all {len(cohort)} cases are of class {next(iter(counts))!r}: classification needs two"
-        )
+        return f"all {len(cohort)} cases are of class {next(iter(counts))!r}: classification needs two"
+    return None
 
 
 def _nothing_fits(table: LabelTable, slides: Sequence[str]) -> str:

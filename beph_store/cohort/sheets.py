@@ -95,7 +95,16 @@ def read_sheet(path: str | Path, keep: Callable[[str], bool]) -> Sheet:
     kind = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else (suffixes or [""])[-1]
     if kind not in _SEPARATORS:
         raise CohortError(f"{file} is no table that can be read here: {_CURE}", path=file)
-    text, note = _decode(_content(file, suffixes[-1] == ".gz"), file)
+    return parse_sheet(_content(file, suffixes[-1] == ".gz"), file, kind, keep)
+
+
+def parse_sheet(data: bytes, file: Path, kind: str, keep: Callable[[str], bool]) -> Sheet:
+    """The columns of a table that is at hand as bytes, of ``kind`` .csv, .tsv or .txt; ``file`` names it in messages.
+
+    Raises:
+        CohortError: no text, empty, or rows of unequal length.
+    """
+    text, note = _decode(data, file)
     return _parse(text, file, _SEPARATORS[kind], keep, (note,) if note else ())
 
 

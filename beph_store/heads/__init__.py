@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from beph_store.heads.fitting import Progress, fit, fit_many, load_head, save_head
-from beph_store.heads.head import Epoch, Head, HeadSpec
+from beph_store.heads.head import Epoch, Head, HeadSpec, read_spec
 from beph_store.heads.options import HeadOptions, Loss, Task
 from beph_store.heads.table import HEADS, HeadRow, head_row
 
@@ -27,5 +27,6 @@ __all__ = [
     "fit_many",
     "head_row",
     "load_head",
+    "read_spec",
     "save_head",
 ]

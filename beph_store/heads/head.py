@@ -121,12 +121,35 @@ def write_head(head: Head, folder: Path) -> None:
 
 def read_head(folder: Path) -> tuple[HeadSpec, Weights]:
     """The record and the arrays in a folder, checked against each other; HeadError names what is wrong."""
+    about, data = _read(folder, SPEC_FILE), _read(folder, WEIGHTS_FILE)
+    spec, digest = _understood(folder, about)
+    if digest != hashlib.sha256(data).hexdigest():
+        raise HeadError(f"{folder / WEIGHTS_FILE} is not the file {SPEC_FILE} was written for", path=folder)
     try:
-        about = json.loads((folder / SPEC_FILE).read_bytes())
-        data = (folder / WEIGHTS_FILE).read_bytes()
-    except FileNotFoundError as error:
-        raise HeadError(f"no head in {folder}: it has no {Path(error.filename).name}", path=folder) from None
-    except (OSError, ValueError) as error:
+        return spec, dict(load_tensors(data))
+    except (TypeError, ValueError, KeyError, SafetensorError) as error:
+        raise HeadError(f"the head in {folder} cannot be understood: {error}", path=folder) from None
+
+
+def read_spec(folder: Path) -> HeadSpec:
+    """The record of the head in a folder alone; HeadError as in ``read_head``."""
+    return _understood(folder, _read(folder, SPEC_FILE))[0]
+
+
+def _read(folder: Path, name: str) -> bytes:
+    try:
+        return (folder / name).read_bytes()
+    except FileNotFoundError:
+        raise HeadError(f"no head in {folder}: it has no {name}", path=folder) from None
+    except OSError as error:
+        raise HeadError(f"the head in {folder} cannot be read: {error}", path=folder) from None
+
+
+def _understood(folder: Path, data: bytes) -> tuple[HeadSpec, str | None]:
+    """The record, and the SHA-256 of the weights that it was written for."""
+    try:
+        about = json.loads(data)
+    except ValueError as error:
         raise HeadError(f"the head in {folder} cannot be read: {error}", path=folder) from None
     found = about.pop("format", None) if isinstance(about, dict) else None
     if found != FORMAT:
@@ -134,11 +157,10 @@ def read_head(folder: Path) -> tuple[HeadSpec, Weights]:
             f"the head in {folder} has format {found}, this version reads {FORMAT}: update beph-store",
             path=folder,
         )
-    if about.pop("weights_sha256", None) != hashlib.sha256(data).hexdigest():
-        raise HeadError(f"{folder / WEIGHTS_FILE} is not the file {SPEC_FILE} was written for", path=folder)
+    digest = about.pop("weights_sha256", None)
     try:
-        return spec_from_json(about), dict(load_tensors(data))
-    except (TypeError, ValueError, KeyError, SafetensorError) as error:
+        return spec_from_json(about), digest
+    except (TypeError, ValueError, KeyError) as error:
         raise HeadError(f"the head in {folder} cannot be understood: {error}", path=folder) from None
 
 

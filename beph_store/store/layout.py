@@ -8,6 +8,8 @@
       rasters/<key>/<slide>.zarr thumbnail and tissue mask
       pixels/<key>/<slide>.<ingest id>.zarr   the tiles' pixels, where `ingest --keep-tiles` was asked for
       runs/<run>.json            what was run, on what, how fast, with what outcome
+      labels/<id>.csv, .json     tables of labels that were handed to a server, named by their content
+      predictions/<head>/        what a head says of every slide, where it was applied to the store
       staging/<key>/<slide>/     work in progress: vectors of slides not finished yet
       cache/<key>/<digest>/      flat copies of the vectors for training; may be deleted at any time
       locks/                     who is writing what right now; empty files
@@ -127,6 +129,16 @@ class Layout:
     def runs(self) -> Path:
         """Folder of run records."""
         return self.root / "runs"
+
+    @property
+    def labels(self) -> Path:
+        """Folder of kept tables of labels."""
+        return self.root / "labels"
+
+    @property
+    def predictions(self) -> Path:
+        """Folder of what heads say of every slide."""
+        return self.root / "predictions"
 
     @property
     def locks(self) -> Path:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from beph_store.cohort import Cohort, ColumnChoice, Dropped, LabelTable, Task, join, read_labels
 from beph_store.errors import CohortError
 from beph_store.records import Bags, Target
-from beph_store.store import Store, bags
+from beph_store.store import SlideRow, Store, bags
 from beph_store.store.reader import RecipeRecord
 
 NO_TILES = "its slides have no readable tile of tissue"
@@ -52,22 +52,26 @@ def load_study(
     key = record.recipe.key
     table = read_labels(Path(labels), task, columns or ColumnChoice())
     rows = {row.slide_id: row for row in opened.rows(key) if row.complete}
-    cases = {slide_id: row.case_id for slide_id, row in rows.items() if row.case_id}
-    cohort = _with_tiles(
-        join(table, sorted(rows), cases), {i: r.tiles - r.unreadable for i, r in rows.items()}
-    )
+    cohort = join(table, sorted(rows), recorded_cases(rows))
+    cohort = with_tiles(cohort, rows)
+    if not cohort.cases:
+        raise CohortError(f"no labelled case can be learned from: {NO_TILES}")
     flat = opened.flat(key, progress=progress)
     return Study(opened, record, table, cohort, bags(flat, cohort.cases), cohort.target(task))
 
 
-def _with_tiles(cohort: Cohort, tiles: dict[str, int]) -> Cohort:
+def recorded_cases(rows: Mapping[str, SlideRow]) -> dict[str, str]:
+    """Slide id → case id where the store recorded one."""
+    return {slide_id: row.case_id for slide_id, row in rows.items() if row.case_id}
+
+
+def with_tiles(cohort: Cohort, rows: Mapping[str, SlideRow]) -> Cohort:
     """The cases with at least one tile to learn from; the others are counted among the dropped."""
+    readable = {slide_id for slide_id, row in rows.items() if row.tiles > row.unreadable}
     pairs = list(zip(cohort.cases, cohort.labels, strict=True))
-    kept = [(case, label) for case, label in pairs if any(tiles[slide_id] for slide_id in case.slide_ids)]
+    kept = [(case, label) for case, label in pairs if readable & set(case.slide_ids)]
     if len(kept) == len(pairs):
         return cohort
-    if not kept:
-        raise CohortError(f"no labelled case can be learned from: {NO_TILES}")
     lost = {case.case_id for case, _ in pairs} - {case.case_id for case, _ in kept}
     return dataclasses.replace(
         cohort,

@@ -15,9 +15,9 @@ import polars as pl
 from beph_store.cohort.ids import tcga_patient
 from beph_store.engine.study.outcomes import curve
 from beph_store.errors import HeadError, RecipeMismatch
-from beph_store.heads import Head, load_head
+from beph_store.heads import Head, HeadSpec, load_head, read_spec
 from beph_store.records import Case, Prediction
-from beph_store.store import Store, bags
+from beph_store.store import FlatVectors, Store, bags
 
 FORMAT = 1
 RUN_FILE = "train.json"
@@ -58,7 +58,12 @@ class TrainedRun:
     @property
     def classes(self) -> tuple[str, ...]:
         """In the order of the probabilities; empty for survival."""
-        return self.heads[0].spec.classes
+        return self.specs[0].classes
+
+    @cached_property
+    def specs(self) -> tuple[HeadSpec, ...]:
+        """What each head is and how it was trained, one a split; no weights are read."""
+        return tuple(read_spec(self.folder / "heads" / str(i)) for i in range(len(self.about["splits"])))
 
     @cached_property
     def heads(self) -> tuple[Head, ...]:
@@ -127,21 +132,29 @@ def ask(heads: Sequence[Head], bag: Any) -> Prediction:
     )
 
 
-def predict(
-    run: TrainedRun, store: Store, *, progress: Callable[[int, int], None] | None = None
-) -> pl.DataFrame:
-    """One row a case of the store: probabilities of every class, or the log hazard (higher = worse).
+def cases_of(run: TrainedRun, store: Store) -> tuple[FlatVectors, list[Case]]:
+    """The store's vectors under the run's recipe, and its cases with a tile to read, by id.
 
     Slides belong to the case that they had in training, else to the one that the store recorded, else to their TCGA
-    patient, else to themselves. ``held_out`` is True where no head that was asked had seen the case.
+    patient, else to themselves.
     """
     key = run.fits(store)
     members: dict[str, list[str]] = {}
     for row in store.rows(key):
         if row.status == "done" and row.tiles > row.unreadable:
             members.setdefault(run.case_for(row.slide_id, row.case_id), []).append(row.slide_id)
-    cases = [Case(case_id, tuple(slides)) for case_id, slides in sorted(members.items())]
-    packed = bags(store.flat(key), cases)
+    return store.flat(key), [Case(case_id, tuple(slides)) for case_id, slides in sorted(members.items())]
+
+
+def predict(
+    run: TrainedRun, store: Store, *, progress: Callable[[int, int], None] | None = None
+) -> pl.DataFrame:
+    """One row a case of the store: probabilities of every class, or the log hazard (higher = worse).
+
+    ``cases_of`` says which case a slide is of. ``held_out`` is True where no head that was asked had seen the case.
+    """
+    flat, cases = cases_of(run, store)
+    packed = bags(flat, cases)
     rows = []
     for i, case in enumerate(cases):
         heads, blind = run.asked(case.case_id)

@@ -8,6 +8,8 @@
       rasters/<key>/<slide>.zarr thumbnail and tissue mask
       pixels/<key>/<slide>.<ingest id>.zarr   the tiles' pixels, where `ingest --keep-tiles` was asked for
       runs/<run>.json            what was run, on what, how fast, with what outcome
+      annotations/<key>.jsonl    labels that people gave to tiles and slides, every one ever; only appended to
+      classifiers/<key>/<name>/  heads of tile classes that were saved from such labels
       labels/<id>.csv, .json     tables of labels that were handed to a server, named by their content
       predictions/<head>/        what a head says of every slide, where it was applied to the store
       staging/<key>/<slide>/     work in progress: vectors of slides not finished yet
@@ -139,6 +141,14 @@ class Layout:
     def predictions(self) -> Path:
         """Folder of what heads say of every slide."""
         return self.root / "predictions"
+
+    def annotations(self, key: str) -> Path:
+        """The journal of labels given to tiles and slides of one recipe."""
+        return self.root / "annotations" / f"{key}.jsonl"
+
+    def classifiers(self, key: str) -> Path:
+        """Folder of the saved heads of tile classes of one recipe."""
+        return self.root / "classifiers" / key
 
     @property
     def locks(self) -> Path:

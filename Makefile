@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | wheel | constraints | clean | distclean
+# make demo | test | lint | bench | page | wheel | constraints | clean | distclean
 #
 # PYTHON  the interpreter to build the environment with (3.11 or newer)
 # VENV    where the environment is
@@ -19,7 +19,7 @@ import sys; words = ("Downloading", "Using cached", "Processing", "Building", "I
 [print("  " + line.strip()[:96], flush=True) for line in sys.stdin if line.lstrip().startswith(words)]
 endef
 
-.PHONY: help demo test lint bench wheel constraints clean distclean
+.PHONY: help demo test lint bench page wheel constraints clean distclean
 
 help:
 	@sed -n '1,5s/^# \{0,1\}//p' Makefile
@@ -57,7 +57,16 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done
 
+# The page of `beph-store serve`, from TypeScript: only to work on it, or to make a wheel.
+PAGE := beph_store/serve/page
+
+page:
+	@command -v npm > /dev/null && node -e 'const [a, b] = process.versions.node.split(".").map(Number); process.exit(a > 22 || (a == 22 && b >= 12) || (a == 20 && b >= 19) ? 0 : 1)' \
+	  || { echo "make page needs node 20.19 or newer with npm: https://nodejs.org, or your package manager"; exit 1; }
+	@cd $(PAGE) && npm ci --no-audit --no-fund && npm run build
+
 wheel: | $(BIN)/python
+	@test -f beph_store/serve/assets/index.html || echo "note: the page is not built, so the wheel will serve only the API: make page first"
 	@rm -rf build dist
 	@$(PIP) wheel --quiet --no-deps --wheel-dir dist .
 	@ls -l dist/*.whl

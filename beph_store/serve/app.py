@@ -9,8 +9,7 @@ from pathlib import Path
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
-from starlette.routing import Route
+from starlette.responses import Response
 
 from beph_store.engine.provenance import versions
 from beph_store.errors import BephStoreError
@@ -18,25 +17,15 @@ from beph_store.serve import overlay_api, search_api, store_api, zoom_api
 from beph_store.serve.answers import answer, on_anything, on_refused, on_store_error
 from beph_store.serve.desk import Desk, Folders
 from beph_store.serve.guard import MAX_BODY_BYTES, Guard
+from beph_store.serve.page_files import page_routes
 from beph_store.serve.routes import Endpoint, openapi
 from beph_store.serve.shelf import Shelf
 from beph_store.serve.slide_tiles import SlideGone
 from beph_store.store import Store
 
-_NO_PAGE = (
-    '<!doctype html><meta charset="utf-8"><title>beph-store</title><p>The page is not built: run <code>make page</code>'
-    ' in a checkout, then start again. The API is at <a href="/api/openapi.json">/api/openapi.json</a>.</p>\n'
-)
-
-
 async def read_openapi(request: Request) -> Response:
     """The OpenAPI document."""
     return answer(openapi(ENDPOINTS, versions(("beph-store",))["beph-store"] or "0"))
-
-
-async def read_page(request: Request) -> Response:
-    """Says how to build the page."""
-    return HTMLResponse(_NO_PAGE)
 
 
 ENDPOINTS: tuple[Endpoint, ...] = (
@@ -73,7 +62,7 @@ def make_app(
         desk.close()
 
     app = Starlette(
-        routes=[Route("/", read_page), *(endpoint.route() for endpoint in ENDPOINTS)],
+        routes=[*page_routes(), *(endpoint.route() for endpoint in ENDPOINTS)],
         exception_handlers={
             HTTPException: on_refused,
             BephStoreError: on_store_error,

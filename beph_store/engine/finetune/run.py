@@ -23,7 +23,7 @@ from beph_store.engine.probe.draws import draws_by_group, mean_draws
 from beph_store.engine.probe.figures import figures_of
 from beph_store.engine.probe.run import HEADLINES
 from beph_store.engine.probe.tiles import LabelledTiles
-from beph_store.engine.study.report import seen_by
+from beph_store.engine.study.wording import seen_by
 from beph_store.errors import MissingExtra
 from beph_store.heads.finetuning import FinetuneOptions
 from beph_store.heads.tile_classifier import SPEC_FILE

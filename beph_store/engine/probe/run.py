@@ -16,7 +16,7 @@ from beph_store.cohort.grouped import TileFolds, draw_shots, shuffle_classes, ti
 from beph_store.engine.probe.draws import group_rows, mean_draws, pooled, row_draws
 from beph_store.engine.probe.figures import figures_of
 from beph_store.engine.probe.tiles import ProbeTiles
-from beph_store.engine.study.report import seen_by
+from beph_store.engine.study.wording import seen_by
 from beph_store.errors import HeadError, UsageError
 from beph_store.heads import tilewise
 from beph_store.metrics import Estimate, confusion_matrix, with_point

@@ -112,7 +112,7 @@ def _notes(job: Job, studies: Mapping[str, Study]) -> list[str]:
 
 
 def _seen(study: Study) -> list[str]:
-    from beph_store.engine.study.report import seen_by
+    from beph_store.engine.study.wording import seen_by
 
     return seen_by(study.record.recipe.encoder.name, study.case_ids)
 

@@ -116,9 +116,11 @@ def checked(data: Mapping[str, Any], fields: Mapping[str, Check]) -> dict[str, A
 
 def text(name: str, value: Any) -> str:
     """A string that is not too long."""
-    if not isinstance(value, str) or len(value) > _LONGEST:
+    fine = isinstance(value, str) and len(value) <= _LONGEST
+    # Half of a surrogate pair, which JSON can say, cannot be written to a file.
+    if not fine or any("\ud800" <= mark <= "\udfff" for mark in value):
         raise UsageError(f"{name} is not a string of up to {_LONGEST} characters")
-    return value
+    return str(value)
 
 
 def texts(name: str, value: Any) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -13,6 +12,7 @@ from beph_store.engine.study.evaluate import HEADLINES, Evaluation, Panel, panel
 from beph_store.engine.study.page import Html, cards, folded, note, page, section, table, warning
 from beph_store.engine.study.page import figures as pictures
 from beph_store.engine.study.train import Training
+from beph_store.engine.study.wording import TITLES, seen_by
 from beph_store.metrics import (
     LOWER_IS_BETTER,
     Estimate,
@@ -24,27 +24,6 @@ from beph_store.metrics import (
 )
 from beph_store.records import ClassTarget, SurvivalTarget
 
-#: What an encoder is known to have been trained on, and the cases that this concerns.
-_SEEN = (
-    ("beph", r"TCGA-\w\w-\w{4}", "BEPH was pre-trained on slides of TCGA"),
-    ("beph-mini", r"TCGA-CR-7395", "beph-mini's training saw a section of TCGA-CR-7395"),
-)
-TITLES = {
-    "auroc": "AUROC",
-    "auprc": "average precision",
-    "balanced_accuracy": "balanced accuracy",
-    "accuracy": "accuracy",
-    "f1_macro": "F1, macro",
-    "f1_weighted": "F1, weighted",
-    "kappa_quadratic": "quadratic kappa",
-    "cindex_harrell": "Harrell's C",
-    "cindex_uno": "Uno's C",
-    "cindex_uno_truncated": "Uno's C, truncated",
-    "auc_t": "time-dependent AUC",
-    "ibs": "integrated Brier score",
-    "auroc (DeLong)": "AUROC, DeLong's test",
-}
-
 
 def warnings_of(training: Training) -> list[str]:
     """What a reader of the figures has to know first."""
@@ -55,19 +34,6 @@ def warnings_of(training: Training) -> list[str]:
         found.append("The labels were shuffled: a control whose figures must sit at chance.")
     found += seen_by(encoder.name, study.case_ids)
     found += [f"Split: {leak.text}." for leak in training.leaks if leak.severity != "info"]
-    return found
-
-
-def seen_by(encoder: str, case_ids: Sequence[str]) -> list[str]:
-    """A warning for each set that the encoder is known to have been trained on and whose cases these look like."""
-    found = []
-    for name, pattern, what in _SEEN:
-        concerned = [case for case in case_ids if re.match(pattern, case, re.IGNORECASE)]
-        if encoder == name and concerned:
-            found.append(
-                f"{what}, and {len(concerned)} of these {len(case_ids)} cases look like theirs: the encoder may "
-                "have seen the slides tested here, so an outside cohort is the fair test."
-            )
     return found
 
 

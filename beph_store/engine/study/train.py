@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beph_store.cohort import (
+    Cohort,
     Leak,
     check_splits,
     k_fold,
@@ -110,7 +111,11 @@ def with_val(options: TrainOptions) -> SplitOptions:
 
 def make_splits(study: Study, options: SplitOptions, seed: int) -> list[Split]:
     """The divisions of the study's cases that the options ask for; UsageError where they contradict each other."""
-    cohort = study.cohort
+    return cohort_splits(study.cohort, options, seed)
+
+
+def cohort_splits(cohort: Cohort, options: SplitOptions, seed: int) -> list[Split]:
+    """``make_splits`` of a cohort whose embeddings are not at hand."""
     if options.given is not None:
         _check_given(options)
         return read_splits(options.given, cohort.case_of, options.allow_leaks)

@@ -132,7 +132,7 @@ def train(
 def show(report: TrainReport) -> None:
     """The headline figures, the folds, and where to look."""
     from beph_store.engine.study.evaluate import HEADLINES
-    from beph_store.engine.study.report import TITLES
+    from beph_store.engine.study.wording import TITLES
 
     out = console()
     names = [

@@ -1,32 +1,9 @@
-/** What the server says about jobs, tables of labels and heads. */
+/** What the server says about jobs, tables of labels and heads, and what that is called in sentences. */
+
+import type { Job, JobState } from "./types.ts";
 
 export type Task = "classify" | "survive";
-export type JobState = "queued" | "running" | "done" | "failed" | "cancelled";
-
-export interface JobProgress {
-  readonly done: number;
-  readonly total: number | null;
-  readonly unit: string;
-  readonly per_second?: number | null;
-  readonly eta_seconds?: number | null;
-  readonly bottleneck?: string | null;
-}
-
-export interface Job {
-  readonly job: string;
-  readonly kind: string;
-  readonly state: JobState;
-  readonly title: string;
-  readonly recipe?: string | null;
-  readonly created_at: string;
-  readonly started_at: string | null;
-  readonly ended_at: string | null;
-  readonly progress: JobProgress | null;
-  readonly error: string | null;
-  readonly result: Readonly<Record<string, unknown>> | null;
-  readonly options: Readonly<Record<string, unknown>>;
-}
-
+/** A line of a job's history; which fields are there depends on `kind`. */
 export interface JobEvent {
   readonly n: number;
   readonly job?: string;
@@ -37,6 +14,7 @@ export interface JobEvent {
   readonly fold?: number;
   readonly folds?: number;
   readonly epoch?: number | null;
+  readonly epochs?: number | null;
   readonly train_loss?: number | null;
   readonly val_loss?: number | null;
 }

@@ -79,13 +79,13 @@ export function question(choices: Choices, table: CohortTable): Record<string, u
     const classes = classesOf(choices, table);
     if (classes !== null) asked.classes = classes;
   } else {
-    put("event", choices.event);
+    put("event_column", choices.event);
     put("event_means", choices.eventMeans);
-    put("time", choices.time);
+    put("time_column", choices.time);
     put("time_unit", choices.timeUnit);
   }
-  put("case", choices.case);
-  put("slide", choices.slide);
+  put("case_column", choices.case);
+  put("slide_column", choices.slide);
   return asked;
 }
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from beph_store.heads.fitting import Progress, fit, fit_many, load_head, save_head
 from beph_store.heads.head import Epoch, Head, HeadSpec, read_spec
-from beph_store.heads.options import HeadOptions, Loss, Task
+from beph_store.heads.options import DeviceName, HeadOptions, Loss, Task
 from beph_store.heads.table import HEADS, HeadRow, head_row
 
 __all__ = [
     "HEADS",
+    "DeviceName",
     "Epoch",
     "Head",
     "HeadOptions",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from beph_store.errors import HeadError
 from beph_store.heads.head import Epoch, Head, read_head, write_head
-from beph_store.heads.options import HeadOptions, resolved, task_of
+from beph_store.heads.options import DeviceName, HeadOptions, resolved, task_of
 from beph_store.heads.table import head_row, implementation
 from beph_store.records import Bags, ClassTarget, SurvivalTarget, Target
 
@@ -88,12 +88,14 @@ def save_head(head: Head, folder: str | Path) -> Path:
     return Path(folder)
 
 
-def load_head(folder: str | Path) -> Head:
-    """The head in a folder written by ``save_head``.
+def load_head(folder: str | Path, device: DeviceName | None = None) -> Head:
+    """The head in a folder written by ``save_head``; ``device`` goes before the one in its options.
 
     HeadError: no head, an unknown format, altered weights or shapes that do not fit. MissingExtra: it needs torch.
     """
     spec, weights = read_head(Path(folder))
+    if device is not None:
+        spec = replace(spec, options=replace(spec.options, device=device))
     module: Any = implementation(head_row(spec.name))
     head: Head = module.build(spec, weights)
     return head

@@ -12,7 +12,9 @@ from starlette.responses import Response
 
 from beph_store.errors import (
     BephStoreError,
+    CohortError,
     EncoderError,
+    HeadError,
     QueryError,
     RecipeMismatch,
     RuntimeUnavailable,
@@ -26,7 +28,9 @@ _STATUS: tuple[tuple[type[BephStoreError], int], ...] = (
     (UnknownSlide, 404),
     (QueryError, 422),
     (UsageError, 422),
+    (CohortError, 422),
     (RecipeMismatch, 409),
+    (HeadError, 409),
     (EncoderError, 409),
     (RuntimeUnavailable, 503),
     (SlideError, 410),

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from beph_store.engine.provenance import versions
 from beph_store.errors import BephStoreError
-from beph_store.serve import overlay_api, search_api, store_api, zoom_api
+from beph_store.serve import cohort_api, head_api, head_files_api, overlay_api, search_api, store_api, zoom_api
 from beph_store.serve.answers import answer, on_anything, on_refused, on_store_error
 from beph_store.serve.desk import Desk, Folders
 from beph_store.serve.guard import MAX_BODY_BYTES, Guard
@@ -33,6 +33,9 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *zoom_api.ENDPOINTS,
     *overlay_api.ENDPOINTS,
     *search_api.ENDPOINTS,
+    *cohort_api.ENDPOINTS,
+    *head_api.ENDPOINTS,
+    *head_files_api.ENDPOINTS,
     Endpoint(
         "GET", "/api/openapi.json", "This document", read_openapi, {"application/json": {"type": "object"}}
     ),

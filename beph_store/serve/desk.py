@@ -21,6 +21,7 @@ from beph_store.engine.search.ask import recipe_encoder
 from beph_store.engine.search.table import SearchTable
 from beph_store.runtimes import Runtime
 from beph_store.serve.answers import Refused
+from beph_store.serve.heads import HeadShelf
 from beph_store.serve.shelf import Shelf
 from beph_store.serve.slide_tiles import Encoded, OpenSlides
 
@@ -49,6 +50,7 @@ class Desk:
     folders: Folders = field(default_factory=Folders)
     slides: OpenSlides = field(default_factory=OpenSlides)
     images: Encoded = field(default_factory=Encoded)
+    heads: HeadShelf = field(default_factory=HeadShelf)
     _tiles: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_TILE_THREADS, "tiles"))
     _work: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "work"))
     _making: dict[tuple[object, ...], asyncio.Future[bytes]] = field(default_factory=dict)

@@ -24,7 +24,7 @@ _MOST = 1 << 31
 _BINARY = "application/octet-stream"
 
 
-def _rows(table: SearchTable, row: SlideRow) -> slice:
+def slide_rows(table: SearchTable, row: SlideRow) -> slice:
     """The slide's rows in the table; 404 where it is not finished."""
     if row.slide_id not in table.flat.slide_ids:
         raise missing("the slide has no stored tiles")
@@ -33,12 +33,12 @@ def _rows(table: SearchTable, row: SlideRow) -> slice:
 
 async def read_grid(request: Request) -> Response:
     """Number and top-left corner of every readable tile."""
-    desk, form = Desk.of(request), _form(request)
+    desk, form = Desk.of(request), slide_form(request)
     key, name = request.path_params["recipe"], request.path_params["slide"]
 
     def look() -> Response:
         row, table = desk.shelf.slide(key, name), desk.shelf.table(key)
-        rows = _rows(table, row)
+        rows = slide_rows(table, row)
         tile, origin = table.flat.tile_index[rows], table.flat.origin_l0[rows]
         side = row.footprint_l0 or 1
         if form == "bin":
@@ -52,7 +52,7 @@ async def read_grid(request: Request) -> Response:
 
 async def read_similarity(request: Request) -> Response:
     """Cosine of every readable tile with one tile, of this slide or another."""
-    desk, form = Desk.of(request), _form(request)
+    desk, form = Desk.of(request), slide_form(request)
     key, name = request.path_params["recipe"], request.path_params["slide"]
     source = request.query_params.get("of", name)
     tile, x, y = (whole_query(request, part, None, 0, _MOST) for part in ("tile", "x", "y"))
@@ -61,7 +61,7 @@ async def read_similarity(request: Request) -> Response:
 
     def look() -> Response:
         row, asked, table = desk.shelf.slide(key, name), desk.shelf.slide(key, source), desk.shelf.table(key)
-        rows = _rows(table, row)
+        rows = slide_rows(table, row)
         query = _row_of(table, asked, tile) if tile is not None else _row_at(table, asked, x or 0, y or 0)
         vector = table.flat.vectors[query].astype(np.float64)
         unit = vector / (np.linalg.norm(vector) or 1.0)
@@ -76,7 +76,7 @@ async def read_similarity(request: Request) -> Response:
 
 
 def _row_of(table: SearchTable, row: SlideRow, tile: int) -> int:
-    rows = _rows(table, row)
+    rows = slide_rows(table, row)
     found = np.flatnonzero(table.flat.tile_index[rows] == tile)
     if not len(found):
         raise missing("the slide has no readable tile of that number")
@@ -84,7 +84,7 @@ def _row_of(table: SearchTable, row: SlideRow, tile: int) -> int:
 
 
 def _row_at(table: SearchTable, row: SlideRow, x: int, y: int) -> int:
-    _rows(table, row)
+    slide_rows(table, row)
     found = ask_at(table, row.slide_id, x, y).row
     assert found is not None
     return found
@@ -100,7 +100,8 @@ async def read_tissue(request: Request) -> Response:
     return Response(data, media_type="image/png", headers={"cache-control": "private, max-age=60"})
 
 
-def _form(request: Request) -> str:
+def slide_form(request: Request) -> str:
+    """json or bin, from the end of the path; 404 for any other."""
     form: str = request.path_params["format"]
     if form not in ("json", "bin"):
         raise missing("this ends in json or bin")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from beph_store.engine.provenance import now
 from beph_store.engine.study.trained import TrainedRun, ask, cases_of, columns_of
 from beph_store.errors import HeadError
 from beph_store.records import Case
-from beph_store.store import Store, bags, write_parquet
+from beph_store.store import SlideRow, Store, bags, write_parquet
 from beph_store.store.durable import write_json
 
 _SLIDES, _CASES, _ABOUT = "slides.parquet", "cases.parquet", "about.json"
@@ -44,9 +45,9 @@ class Applied:
         """One row a slide, or one a case, as ``by`` says: slide or case."""
         return pl.read_parquet(self.folder / (_SLIDES if by == "slide" else _CASES))
 
-    def is_stale(self, store: Store, key: str) -> bool:
-        """Whether slides came or changed since."""
-        return bool(self.about.get("slides_sha256") != slides_digest(store, key))
+    def is_stale(self, rows: Iterable[SlideRow]) -> bool:
+        """Whether slides came or changed since; ``rows`` of the recipe as the registry is now."""
+        return bool(self.about.get("slides_sha256") != slides_digest(rows))
 
 
 def apply_head(
@@ -58,7 +59,7 @@ def apply_head(
     trained on are asked of heads that had not seen them, their single slides too. RecipeMismatch for another recipe.
     """
     key = run.fits(store)
-    digest = slides_digest(store, key)
+    digest = slides_digest(store.rows(key))
     slides, cases = predictions_of(run, store, progress=progress)
     folder = store.layout.predictions / head
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +99,12 @@ def predictions_of(
     return slides, pl.DataFrame(by_case, infer_schema_length=None)
 
 
-def slides_digest(store: Store, key: str) -> str:
-    """SHA-256, hex, of which ingest of which slides the store has finished."""
-    listed = sorted((row.slide_id, str(row.ingest_id)) for row in store.rows(key) if row.status == "done")
+def forget(store: Store, head: str) -> None:
+    """Remove what a head said of the slides."""
+    shutil.rmtree(store.layout.predictions / head, ignore_errors=True)
+
+
+def slides_digest(rows: Iterable[SlideRow]) -> str:
+    """SHA-256, hex, of which ingest of which slides is finished."""
+    listed = sorted((row.slide_id, str(row.ingest_id)) for row in rows if row.status == "done")
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()

@@ -107,7 +107,7 @@ def check_table(store: Store, recipe: str, table: KeptTable, options: Mapping[st
         )
     cohort = with_tiles(cohort, rows)
     problems, splits = _divide(cohort, asked)
-    notes = [*_notes(cohort), *seen_by(record.recipe.encoder.name, cohort.case_ids)]
+    notes = [*_notes(cohort), *seen_by(record.recipe.encoder.name, cohort.case_ids)] if len(cohort) else []
     survive = asked.task == "survive"
     return Feasibility(
         asked.task,
@@ -174,7 +174,7 @@ def _notes(cohort: Cohort) -> Iterator[str]:
         return
     for one in _classes(cohort):
         if one.cases < _FEW:
-            yield f"class {one.label!r} has {_cases(one.cases)}: its figures rest on as many predictions, expect wide intervals."
+            yield f"class {one.label!r} has {_cases(one.cases)}: expect wide intervals."
 
 
 def _classes(cohort: Cohort) -> Iterator[ClassCount]:

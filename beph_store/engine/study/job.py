@@ -49,7 +49,8 @@ def train_job(
         study = load_study(
             store, table.path, asked.task, recipe=recipe, columns=asked.columns, progress=reading
         )
-        return train_to(out, study, asked.options, progress=heard)
+        request = {**options, "cohort_name": table.name}
+        return train_to(out, study, asked.options, progress=heard, asked=request)
     except CohortError as error:
         raise type(error)(str(error).replace(str(table.path), table.name)) from error
 

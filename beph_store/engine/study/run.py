@@ -70,9 +70,11 @@ def train_to(
     options: TrainOptions,
     *,
     progress: Callable[[Progress], None] | None = None,
+    asked: Mapping[str, Any] | None = None,
 ) -> TrainReport:
     """Train on the study and write ``train.json``, ``heads/``, ``predictions.parquet`` and ``report.html`` to ``out``.
 
+    ``asked``, JSON data, is kept in ``train.json``: the request that this answers.
     ``train.json`` is written last: a folder that has it is complete. Raises UsageError for a folder that holds
     other things, and what ``train`` raises.
     """
@@ -87,7 +89,7 @@ def train_to(
     write_parquet(predictions(training), out / PREDICTIONS_FILE)
     (out / REPORT_FILE).write_text(render(training, evaluation), encoding="utf-8")
     report = TrainReport(out, training, evaluation, tuple(warnings_of(training)))
-    write_json(out / RUN_FILE, _about(report))
+    write_json(out / RUN_FILE, _about(report) | ({"asked": dict(asked)} if asked else {}))
     return report
 
 

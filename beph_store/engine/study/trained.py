@@ -15,7 +15,7 @@ import polars as pl
 from beph_store.cohort.ids import tcga_patient
 from beph_store.engine.study.outcomes import curve
 from beph_store.errors import HeadError, RecipeMismatch
-from beph_store.heads import Head, HeadSpec, load_head, read_spec
+from beph_store.heads import DeviceName, Head, HeadSpec, load_head, read_spec
 from beph_store.records import Case, Prediction
 from beph_store.store import FlatVectors, Store, bags
 
@@ -31,10 +31,14 @@ class TrainedRun:
 
     folder: Path
     about: Mapping[str, Any]
+    device: DeviceName | None = None
 
     @classmethod
-    def open(cls, folder: str | Path) -> TrainedRun:
-        """The run in a folder; HeadError when it is not one or of a format that this version does not know."""
+    def open(cls, folder: str | Path, *, device: DeviceName | None = None) -> TrainedRun:
+        """The run in a folder; HeadError when it is not one or of a format that this version does not know.
+
+        ``device`` says where its heads compute instead of where they were trained.
+        """
         folder = Path(folder)
         try:
             about = json.loads((folder / RUN_FILE).read_bytes())
@@ -44,11 +48,12 @@ class TrainedRun:
             ) from None
         except (OSError, ValueError) as error:
             raise HeadError(f"{folder / RUN_FILE} cannot be read: {error}", path=folder) from None
-        if about.get("format") != FORMAT:
+        if not isinstance(about, dict) or about.get("format") != FORMAT:
+            found = about.get("format") if isinstance(about, dict) else None
             raise HeadError(
-                f"the run in {folder} has format {about.get('format')}, this version reads {FORMAT}: update beph-store"
+                f"the run in {folder} has format {found}, this version reads {FORMAT}: update beph-store"
             )
-        return cls(folder, about)
+        return cls(folder, about, device)
 
     @property
     def task(self) -> str:
@@ -68,7 +73,8 @@ class TrainedRun:
     @cached_property
     def heads(self) -> tuple[Head, ...]:
         """One a split."""
-        return tuple(load_head(self.folder / "heads" / str(i)) for i in range(len(self.about["splits"])))
+        folders = (self.folder / "heads" / str(i) for i in range(len(self.about["splits"])))
+        return tuple(load_head(folder, self.device) for folder in folders)
 
     @cached_property
     def _seen(self) -> tuple[frozenset[str], ...]:
@@ -96,12 +102,21 @@ class TrainedRun:
 
     def predictions(self) -> pl.DataFrame:
         """What each head said of its test cases, as ``train`` wrote it."""
-        return pl.read_parquet(self.folder / PREDICTIONS_FILE)
+        path = self.folder / PREDICTIONS_FILE
+        try:
+            return pl.read_parquet(path)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise HeadError(f"{path} cannot be read: {str(error).splitlines()[0]}", path=path) from error
 
     def asked(self, case_id: str) -> tuple[tuple[Head, ...], bool]:
         """The heads to ask about a case, and whether none of them has seen it."""
-        blind = tuple(head for head, seen in zip(self.heads, self._seen, strict=True) if case_id not in seen)
-        return (blind, True) if blind else (self.heads, False)
+        splits, blind = self.asked_splits(case_id)
+        return tuple(self.heads[i] for i in splits), blind
+
+    def asked_splits(self, case_id: str) -> tuple[tuple[int, ...], bool]:
+        """The splits whose heads to ask about a case, and whether none of them has seen it."""
+        blind = tuple(i for i, seen in enumerate(self._seen) if case_id not in seen)
+        return (blind, True) if blind else (tuple(range(len(self._seen))), False)
 
     def fits(self, store: Store) -> str:
         """The key of the recipe that the heads know; RecipeMismatch where the store lacks it."""

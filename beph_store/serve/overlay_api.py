@@ -21,7 +21,7 @@ from beph_store.serve.store_api import RECIPE, SLIDE
 from beph_store.store import SlideRow
 
 _MOST = 1 << 31
-_BINARY = "application/octet-stream"
+BINARY = "application/octet-stream"
 
 
 def slide_rows(table: SearchTable, row: SlideRow) -> slice:
@@ -109,10 +109,10 @@ def slide_form(request: Request) -> str:
 
 
 def _bytes(array_: NDArray[np.generic], headers: dict[str, str]) -> Response:
-    return Response(array_.tobytes(), media_type=_BINARY, headers=headers)
+    return Response(array_.tobytes(), media_type=BINARY, headers=headers)
 
 
-_FORMAT = Parameter("format", "json, or bin: little-endian", {"enum": ["json", "bin"]})
+FORMAT = Parameter("format", "json, or bin: little-endian", {"enum": ["json", "bin"]})
 
 ENDPOINTS = (
     Endpoint(
@@ -124,20 +124,20 @@ ENDPOINTS = (
             "application/json": record(
                 tiles=INTEGER, footprint_l0=INTEGER, tile=array(INTEGER), x=array(INTEGER), y=array(INTEGER)
             ),
-            _BINARY: {},
+            BINARY: {},
         },
-        (RECIPE, SLIDE, _FORMAT),
+        (RECIPE, SLIDE, FORMAT),
     ),
     Endpoint(
         "GET",
         "/api/recipes/{recipe}/slides/{slide}/similarity.{format}",
         "Cosine of every tile with one tile, in the order of the grid; bin: (N,) float32",
         read_similarity,
-        {"application/json": record(of=STRING, tile=INTEGER, score=array(NUMBER)), _BINARY: {}},
+        {"application/json": record(of=STRING, tile=INTEGER, score=array(NUMBER)), BINARY: {}},
         (
             RECIPE,
             SLIDE,
-            _FORMAT,
+            FORMAT,
             Parameter("tile", "number of the tile", INTEGER),
             Parameter("x", "with y instead of tile: a point on it, level-0 px", INTEGER),
             Parameter("y", "with x instead of tile: a point on it, level-0 px", INTEGER),

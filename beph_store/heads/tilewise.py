@@ -78,7 +78,7 @@ def fit_linear(
         )
     axes = principal(vectors.astype(np.float64))
     design = ((vectors - axes.mean) / axes.scale @ axes.axes)[None]
-    problem = _Problem(design, axes.power[None], np.asarray(local, np.int64), len(present))
+    problem = TileProblem(design, axes.power[None], np.asarray(local, np.int64), len(present))
     penalty, start = penalties[0], None
     grid: list[tuple[float, float]] = []
     if inner is not None:
@@ -88,15 +88,18 @@ def fit_linear(
         raise HeadError(f"the linear probe does not converge with penalty {penalty:g}: verify the vectors")
     coef = w[0, :, :, 0] @ axes.axes.T / axes.scale
     intercept = free[0, :, 0] - coef @ axes.mean
-    return LinearProbe(*_spread(coef, intercept, present, classes), penalty, tuple(grid))
+    return LinearProbe(*spread(coef, intercept, present, classes), penalty, tuple(grid))
 
 
 Solution = tuple[Float, Float]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Problem:
-    """``design`` (1, n, r) in principal axes, ``power`` (1, r) their mean square, ``local`` (n,) classes learned."""
+class TileProblem:
+    """Fits to many choices of the same tiles at once.
+
+    ``design`` (1, n, r) in principal axes, ``power`` (1, r) their mean square, ``local`` (n,) classes learned.
+    """
 
     design: Float
     power: Float
@@ -157,7 +160,7 @@ def _held_out(logits: Float, local: Index, inner: Index, folds: Sequence[int]) -
     return total / max(count, 1)
 
 
-def _spread(coef: Float, intercept: Float, present: Index, classes: int) -> tuple[Float, Float]:
+def spread(coef: Float, intercept: Float, present: Index, classes: int) -> tuple[Float, Float]:
     """Rows of the classes that were learned among all classes."""
     if len(present) == 2:
         coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2

@@ -16,6 +16,7 @@ from beph_store.encoders import Bundle, load_bundle
 from beph_store.engine import pipeline
 from beph_store.engine.choosing import Choice, choose
 from beph_store.engine.intake import Intake
+from beph_store.engine.live import Meter, shown
 from beph_store.engine.plan import SlideTask, plan
 from beph_store.engine.provenance import WRITTEN_BY, machine, now, versions
 from beph_store.engine.readers import ReaderPool
@@ -101,7 +102,7 @@ def ingest(
         options = replace(options, precision=choice.runtime.spec.precision)
     recipe = make_recipe(bundle, options)
     opened = Store.create(store, written_by=WRITTEN_BY)
-    run = _Run(opened, bundle, recipe, options, progress or Silent(), choice=choice)
+    run = _Run(opened, bundle, recipe, options, Meter(progress or Silent()), choice=choice)
     return run(tasks)
 
 
@@ -116,7 +117,7 @@ class _Run:
     bundle: Bundle
     recipe: Recipe
     options: IngestOptions
-    progress: Progress
+    progress: Meter
     run_id: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}")
     outcomes: dict[str, SlideOutcome] = field(default_factory=dict)
     stats: ReadStats = field(default_factory=ReadStats)
@@ -136,13 +137,14 @@ class _Run:
             parity=self.bundle.parity,
             keep_tiles=self.options.keep_tiles,
         )
-        self._record(tasks, "running")
-        try:
-            self._all(tasks, writer)
-        finally:
-            writer.close()
-            self.kept = self._count_kept() if self.options.keep_tiles else None
-            self._record(tasks, "ended", time.perf_counter() - start)
+        with shown(self.store.layout, self.run_id, self.progress):
+            self._record(tasks, "running")
+            try:
+                self._all(tasks, writer)
+            finally:
+                writer.close()
+                self.kept = self._count_kept() if self.options.keep_tiles else None
+                self._record(tasks, "ended", time.perf_counter() - start)
         return self._report(tasks, time.perf_counter() - start)
 
     def _all(self, tasks: list[SlideTask], writer: RecipeWriter) -> None:
@@ -168,7 +170,10 @@ class _Run:
             progress=self.progress,
         )
         keep = self.options.keep_tiles
-        clocks = pipeline.run(pool, choice.runtime.stream(), sink, dim=self.recipe.encoder.dim, keep=keep)
+        clocks = self.progress.clocks = pipeline.Clocks()
+        pipeline.run(
+            pool, choice.runtime.stream(), sink, dim=self.recipe.encoder.dim, keep=keep, clocks=clocks
+        )
         self.stats.add(sink.stats)
         self.tiles += sink.encoded
         self.busy["encode"] += clocks.encode

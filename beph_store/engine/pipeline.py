@@ -80,12 +80,22 @@ def packers() -> int:
     return max(1, min(8, (os.cpu_count() or 1) // 4))
 
 
-def run(pool: ReaderPool, stream: Stream, sink: Sink, *, dim: int, keep: bool = False) -> Clocks:
+def run(
+    pool: ReaderPool,
+    stream: Stream,
+    sink: Sink,
+    *,
+    dim: int,
+    keep: bool = False,
+    clocks: Clocks | None = None,
+) -> Clocks:
     """Run until every slide of the pool is over. The first error of any stage stops all and is raised.
 
-    With ``keep`` the sink gets the pixels too, as ``Kept``.
+    With ``keep`` the sink gets the pixels too, as ``Kept``. The clocks returned are ``clocks`` where they are given:
+    another thread may read them meanwhile.
     """
     flow = _Flow(pool, stream, sink, dim, keep=keep)
+    flow.clocks = clocks or flow.clocks
     stages = [flow.pump, *([flow.keep] if keep else []), flow.store]
     threads = [threading.Thread(target=flow.guard, args=(stage,), name=stage.__name__) for stage in stages]
     for thread in threads:
@@ -124,6 +134,7 @@ class _Flow:
         self.to_store: queue.Queue[Stored | None] = queue.Queue(maxsize=64)
         self._under_way: deque[list[_Part]] = deque()  # parts of each batch submitted and not collected
         self.clocks = Clocks()
+        self._before = stream.busy  # of an earlier use
         self.error: BaseException | None = None
 
     def guard(self, stage: Callable[[], None]) -> None:
@@ -179,7 +190,6 @@ class _Flow:
 
     def encode(self) -> None:
         """Cut full batches from what arrives; keep as many under way as the stream wants."""
-        before = self._stream.busy
         parts: list[_Part] = []
         used = 0
         for tiles in self._arrivals():
@@ -200,7 +210,7 @@ class _Flow:
             self._pool.give_back(tiles)
         self._submit(used, parts)
         self._collect(0)
-        self.clocks.encode = self._stream.busy - before
+        self.clocks.encode = self._stream.busy - self._before
 
     def _submit(self, count: int, parts: list[_Part]) -> tuple[int, list[_Part]]:
         """Returns where the next batch begins: nothing used, no parts."""
@@ -216,6 +226,7 @@ class _Flow:
         while len(self._under_way) > leave:
             vectors = self._stream.collect()
             self.clocks.last = time.perf_counter()
+            self.clocks.encode = self._stream.busy - self._before
             self._deliver(vectors, self._under_way.popleft())
 
     def _arrivals(self) -> Iterator[Tiles | None]:

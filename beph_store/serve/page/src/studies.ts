@@ -22,27 +22,40 @@ export interface JobEvent {
 export interface ColumnInfo {
   readonly name: string;
   readonly distinct: number;
-  readonly values?: readonly (string | { readonly value: string; readonly rows: number })[];
+  /** Rows that have a value. */
+  readonly given?: number;
+  /** Absent where there are too many to list. */
+  readonly values?: readonly { readonly value: string; readonly rows: number }[];
 }
+
+export type Role = "slide" | "case" | "class" | "event" | "time";
 
 /** An uploaded table. */
 export interface CohortTable {
   readonly cohort: string;
   readonly name: string;
   readonly rows: number;
+  readonly uploaded_at: string;
   readonly columns: readonly ColumnInfo[];
-  readonly created_at?: string;
+  /** Columns whose name says what they are; none, or several. */
+  readonly suggested: Readonly<Record<Role, readonly string[]>>;
 }
 
 export interface CohortCheck {
   readonly ok: boolean;
   readonly problems: readonly string[];
+  /** Options that the problems are about. */
+  readonly fields: readonly string[];
+  /** Good to know, in nobody's way. */
+  readonly notes: readonly string[];
+  readonly task: Task;
   readonly cases: number;
   readonly slides: number;
   readonly classes: readonly { readonly label: string; readonly cases: number; readonly slides: number }[] | null;
-  readonly events?: number | null;
+  readonly events: number | null;
   readonly dropped: readonly { readonly reason: string; readonly rows: number; readonly examples: readonly string[] }[];
-  readonly columns_used: Readonly<Record<string, unknown>>;
+  readonly columns_used: Readonly<Record<string, { readonly column: string; readonly how: string }>>;
+  readonly splits: readonly { readonly name: string; readonly train: number; readonly val: number; readonly test: number }[];
 }
 
 export interface MetricValue {
@@ -53,31 +66,57 @@ export interface MetricValue {
 
 export interface HeadSummary {
   readonly head: string;
-  readonly title?: string;
+  readonly title: string;
+  readonly source: "job" | "folder";
   readonly task: Task;
-  readonly kind?: string;
   readonly classes: readonly string[];
+  readonly kind: string;
   readonly recipe: string;
-  readonly cases?: number;
-  readonly slides?: number;
-  readonly folds_count?: number;
-  readonly created_at?: string;
-  readonly metrics: Readonly<Record<string, MetricValue>>;
+  readonly encoder: string;
+  /** Whether this store has the recipe. */
+  readonly in_store: boolean;
+  readonly cases: number;
+  readonly trained_at: string;
+  readonly headline: (MetricValue & { readonly name: string; readonly title: string }) | null;
+  readonly predictions: { readonly made_at: string; readonly slides: number; readonly cases: number; readonly stale: boolean } | null;
+}
+
+export interface HeadListItem extends HeadSummary {
+  readonly folds: number;
+}
+
+export interface HeadList {
+  readonly heads: readonly HeadListItem[];
+  readonly unreadable: readonly { readonly head: string; readonly error: string }[];
 }
 
 export interface HeadFold {
   readonly name: string;
-  readonly train?: number;
-  readonly val?: number;
-  readonly test?: number;
+  readonly train: number;
+  readonly val: number;
+  readonly test: number;
   readonly metrics: Readonly<Record<string, number | null>>;
   readonly curve: readonly { readonly epoch: number; readonly train_loss: number | null; readonly val_loss: number | null }[];
-  readonly best_epoch?: number | null;
+  readonly best_epoch: number | null;
+  readonly penalties?: readonly { readonly penalty: number; readonly loss: number }[];
+  readonly penalty?: number | null;
+}
+
+export interface KmCurve {
+  readonly group: string;
+  readonly cases: number;
+  readonly events: number;
+  readonly time_days: readonly number[];
+  readonly survival: readonly number[];
+  readonly at_risk: readonly number[];
+  readonly censored: readonly number[];
 }
 
 export interface HeadDetail extends HeadSummary {
-  readonly cohort: unknown;
+  readonly cohort: { readonly cohort: string | null; readonly name: string; readonly cases: number; readonly slides: number };
   readonly options: Readonly<Record<string, unknown>>;
+  readonly metrics: Readonly<Record<string, MetricValue & { readonly title: string; readonly lower_is_better: boolean }>>;
+  readonly headlines: readonly string[];
   readonly folds: readonly HeadFold[];
   readonly roc: readonly {
     readonly class: string;
@@ -85,20 +124,19 @@ export interface HeadDetail extends HeadSummary {
     readonly tpr: readonly number[];
     readonly auroc: number | null;
   }[] | null;
-  readonly km: readonly {
-    readonly group: string;
-    readonly time_days: readonly number[];
-    readonly survival: readonly number[];
-    readonly at_risk: readonly number[];
-  }[] | null;
-  readonly logrank_p?: number | null;
+  readonly km: readonly KmCurve[] | null;
+  readonly logrank_p: number | null;
   readonly confusion: { readonly labels: readonly string[]; readonly counts: readonly (readonly number[])[] } | null;
   readonly warnings: readonly string[];
+  readonly dropped: readonly { readonly reason: string; readonly rows: number }[];
+  readonly columns_used: readonly string[];
 }
 
 export interface HeadCase {
   readonly case_id: string;
-  readonly slides: readonly (string | { readonly slide: string; readonly slide_id: string })[];
+  readonly slides: readonly string[];
+  readonly slide_ids: readonly string[];
+  readonly tiles: number;
   readonly label: string | null;
   readonly predicted: string | null;
   readonly probabilities: Readonly<Record<string, number>> | null;
@@ -106,7 +144,15 @@ export interface HeadCase {
   readonly event?: boolean | null;
   readonly time_days?: number | null;
   readonly loss: number | null;
-  readonly fold: number | string | null;
+  readonly fold: number | null;
+}
+
+export interface HeadCases {
+  readonly total: number;
+  readonly offset: number;
+  /** What `loss` is. */
+  readonly error: string;
+  readonly cases: readonly HeadCase[];
 }
 
 const LIVE: readonly JobState[] = ["queued", "running"];
@@ -115,41 +161,6 @@ const LIVE: readonly JobState[] = ["queued", "running"];
 export function isLive(job: Job): boolean {
   return LIVE.includes(job.state);
 }
-
-/** What metrics are called in sentences. */
-const METRICS: Readonly<Record<string, string>> = {
-  auroc: "AUROC",
-  auprc: "average precision",
-  balanced_accuracy: "balanced accuracy",
-  accuracy: "accuracy",
-  f1_macro: "F1, macro",
-  f1_weighted: "F1, weighted",
-  kappa_quadratic: "quadratic kappa",
-  log_loss: "log loss",
-  brier: "Brier score",
-  ece: "calibration error",
-  cindex_harrell: "Harrell’s C",
-  cindex_uno: "Uno’s C",
-  cindex_uno_truncated: "Uno’s C, truncated",
-  auc_t: "time-dependent AUC",
-  ibs: "integrated Brier score",
-};
-
-/** The name of a metric; `recall[high]` is "recall of high". */
-export function metricName(name: string): string {
-  const of = /^(.*)\[(.*)\]$/s.exec(name);
-  if (of) return `${METRICS[of[1]] ?? of[1]} of ${of[2]}`;
-  return METRICS[name] ?? name.replaceAll("_", " ");
-}
-
-/** Those to show first, in order. */
-export const HEADLINES: Readonly<Record<Task, readonly string[]>> = {
-  classify: ["auroc", "balanced_accuracy", "auprc", "accuracy"],
-  survive: ["cindex_harrell", "cindex_uno", "auc_t", "ibs"],
-};
-
-/** Of these less is better. */
-export const LESS_IS_BETTER: ReadonlySet<string> = new Set(["log_loss", "brier", "ece", "ibs"]);
 
 /** What chance reaches, where one number says it. */
 export function chanceOf(metric: string, classes: number): number | null {

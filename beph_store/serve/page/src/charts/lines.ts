@@ -1,7 +1,8 @@
 /** Loss by epoch: one small chart a fold, all on one scale, so that a fold that goes wrong stands out. */
 
+import { fixed } from "../format.ts";
 import { frame, readable, type Reading } from "./axes.ts";
-import { fixed, padded, ticks, wholeTicks } from "./scale.ts";
+import { padded, ticks, wholeTicks } from "./scale.ts";
 import { polyline, s } from "./svg.ts";
 
 export interface CurvePoint {

@@ -1,7 +1,7 @@
 /** Receiver operating characteristic of cases held out, one curve a class. */
 
+import { fixed } from "../format.ts";
 import { frame, readable, type Reading } from "./axes.ts";
-import { fixed } from "./scale.ts";
 import { polyline, s } from "./svg.ts";
 
 export interface RocCurve {

@@ -82,12 +82,6 @@ export function number(value: number | null | undefined, digits = 3): string {
   return value < 0 ? `−${text}` : text;
 }
 
-/** Exactly `digits` after the point, so that columns line up. */
-export function fixed(value: number | null | undefined, digits = 3): string {
-  if (value === null || value === undefined || !Number.isFinite(value)) return "–";
-  return value.toFixed(digits).replace("-", "−");
-}
-
 /** A p-value: never 0, never more than three digits. */
 export function pValue(p: number | null | undefined): string {
   if (p === null || p === undefined || !Number.isFinite(p)) return "–";

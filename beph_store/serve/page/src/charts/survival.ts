@@ -2,15 +2,18 @@
 
 import { frame, readable, type Reading } from "./axes.ts";
 import { number, percent, step, ticks } from "./scale.ts";
-import { s, staircase } from "./svg.ts";
+import { round, s, staircase } from "./svg.ts";
 import { short } from "./roc.ts";
 
 export interface KmGroup {
   readonly group: string;
+  /** Days of the steps, the first 0. */
   readonly time_days: readonly number[];
   readonly survival: readonly number[];
-  /** Cases still followed at each of `time_days`. */
+  /** Cases still followed just before each of `time_days`. */
   readonly at_risk: readonly number[];
+  /** Days on which a case left without the event. */
+  readonly censored: readonly number[];
 }
 
 export interface TimeUnit {
@@ -35,10 +38,12 @@ export function valueAt(times: readonly number[], values: readonly number[], day
   return found;
 }
 
-/** How many are at risk just at `day`: those of the first time that is not earlier; none after the last. */
+/** How many are still followed just before `day`: those at risk at the next step, and who was censored on the way. */
 export function atRisk(group: KmGroup, day: number): number {
-  const next = group.time_days.findIndex((time) => time >= day - 1e-9);
-  return next < 0 ? 0 : (group.at_risk[next] ?? 0);
+  const next = group.time_days.findIndex((time) => time >= day);
+  const until = next < 0 ? Infinity : (group.time_days[next] ?? Infinity);
+  const left = group.censored.filter((time) => time >= day && time < until).length;
+  return (next < 0 ? 0 : (group.at_risk[next] ?? 0)) + left;
 }
 
 /** The first day on which at most half are alive; null where it is not reached. */
@@ -50,7 +55,7 @@ export function median(group: KmGroup): number | null {
 const ROW_PX = 17;
 
 export function survivalChart(groups: readonly KmGroup[], width = 620): SVGSVGElement {
-  const end = Math.max(1, ...groups.flatMap((group) => group.time_days));
+  const end = Math.max(1, ...groups.flatMap((group) => [...group.time_days, ...group.censored]));
   const unit = unitFor(end);
   const last = end / unit.days;
   const marks = ticks(0, last, Math.min(6, Math.ceil(last / step(last, 6))));
@@ -61,11 +66,13 @@ export function survivalChart(groups: readonly KmGroup[], width = 620): SVGSVGEl
     { domain: [0, 1], ticks: [0, 0.25, 0.5, 0.75, 1], label: "event-free", format: percent },
   );
   const { x, y, box } = figure;
-  const drawn = groups.map((group, i) => {
-    const points: [number, number][] = [[x(0), y(1)]];
-    group.time_days.forEach((day, at) => points.push([x(day / unit.days), y(group.survival[at] ?? NaN)]));
-    const stop = Math.max(0, ...group.time_days) / unit.days;
-    return s("path", { class: `line series-${i % 8}`, d: staircase(points, x(stop)) });
+  const drawn = groups.flatMap((group, i) => {
+    const points = group.time_days.map((day, at): [number, number] => [x(day / unit.days), y(group.survival[at] ?? NaN)]);
+    const stop = Math.max(0, ...group.time_days, ...group.censored) / unit.days;
+    return [
+      s("path", { class: `line series-${i % 8}`, d: staircase(points, x(stop)) }),
+      s("path", { class: `censored series-${i % 8}`, d: censorMarks(group, unit, x, y) }),
+    ];
   });
   return readable(
     figure,
@@ -74,6 +81,16 @@ export function survivalChart(groups: readonly KmGroup[], width = 620): SVGSVGEl
     [drawn, riskTable(groups, marks, unit, x, box.height - groups.length * ROW_PX)],
     readingsOf(groups, unit, last, x, y),
   );
+}
+
+/** A small stroke where a case left without the event. */
+function censorMarks(group: KmGroup, unit: TimeUnit, x: (value: number) => number, y: (value: number) => number): string {
+  return group.censored
+    .map((day) => {
+      const [left, top] = [x(day / unit.days), y(valueAt(group.time_days, group.survival, day, 1))];
+      return `M${round(left)} ${round(top - 4)}V${round(top + 4)}`;
+    })
+    .join("");
 }
 
 function readingsOf(

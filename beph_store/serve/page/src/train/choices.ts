@@ -27,17 +27,9 @@ export const FIRST: Choices = {
   head: "linear", loss: "auto", folds: 5, seed: 0, epochs: null, title: "",
 };
 
-/** Names that the server takes for a class by itself; see docs/cohorts.md. */
-const CLASS_NAMES = ["label", "labels", "class", "classes", "target", "oncotreecode", "subtype", "tumortype", "cancertype"];
-
-/** A column's name without what does not matter in it. */
-export function plain(name: string): string {
-  return name.toLowerCase().replace(/[^a-z0-9]/g, "");
-}
-
-/** Values of a column as text, the frequent first. */
+/** Values of a column, the frequent first; empty where there are too many to list. */
 export function valuesOf(column: ColumnInfo | undefined): string[] {
-  return (column?.values ?? []).map((value) => (typeof value === "string" ? value : value.value));
+  return (column?.values ?? []).map((one) => one.value);
 }
 
 /** What can be learnt as a class: few values and not one a row. */
@@ -45,20 +37,24 @@ export function targets(table: CohortTable): ColumnInfo[] {
   return table.columns.filter((column) => column.distinct >= 2 && column.distinct <= 40 && valuesOf(column).length > 0);
 }
 
-/** The target to begin with: one whose name says that it is; "" where the person has to say. */
+/** The target to begin with: one whose name says that it is, or the only one that could be; "" to be asked. */
 export function likelyTarget(table: CohortTable): string {
-  const found = targets(table).filter((column) => CLASS_NAMES.includes(plain(column.name)));
-  if (found.length > 0) return found[0].name;
-  const others = targets(table);
-  return others.length === 1 ? others[0].name : "";
+  const could = targets(table).map((column) => column.name);
+  const named = table.suggested.class.filter((name) => could.includes(name));
+  if (named.length > 0) return named[0];
+  const others = could.filter((name) => !isKey(table, name));
+  return others.length === 1 ? others[0] : "";
+}
+
+function isKey(table: CohortTable, name: string): boolean {
+  const { slide, case: cases, event, time } = table.suggested;
+  return [slide, cases, event, time].some((names) => names.includes(name));
 }
 
 /** Whether the names of the columns speak of survival rather than of classes. */
 export function likelyTask(table: CohortTable): Task {
-  const names = table.columns.map((column) => plain(column.name));
-  const time = names.some((name) => /(days|months|years)$|^(time|ostime|oseventdata|survival|futime|duration)/.test(name));
-  const event = names.some((name) => /^(event|os|osfl|osevent.*|osstatus|vitalstatus|censor.*|iscensored|death|dead|deceased|died)$/.test(name) || /event$/.test(name));
-  return time && event && likelyTarget(table) === "" ? "survive" : "classify";
+  const { event, time } = table.suggested;
+  return event.length > 0 && time.length > 0 && table.suggested.class.length === 0 ? "survive" : "classify";
 }
 
 /** The classes to learn, in the table's order; null for all. */

@@ -4,11 +4,19 @@ import { h, type Child } from "../dom.ts";
 import { HEAD_KINDS, TASKS, type CohortTable, type Task } from "../studies.ts";
 import { targets, valuesOf, type Choices } from "./choices.ts";
 
+/** Fields whose option has another name. */
+const OPTIONS: Readonly<Record<string, string>> = {
+  event: "event_column", "event-means": "event_means", time: "time_column", "time-unit": "time_unit", slide: "slide_column", case: "case_column",
+};
+
 type Change = (part: Partial<Choices>) => void;
 
-/** The form for a table as it stands. `change` is told what the person changed; it draws the form anew if need be. */
-export function form(table: CohortTable, choices: Choices, change: Change): HTMLElement {
-  return h(
+/**
+ * The form for a table as it stands. `wrong` names the options that a problem is about; `change` is told what the
+ * person changed, and draws the form anew.
+ */
+export function form(table: CohortTable, choices: Choices, wrong: readonly string[], change: Change): HTMLElement {
+  const made = h(
     "div",
     { class: "stack train-form" },
     h(
@@ -27,6 +35,13 @@ export function form(table: CohortTable, choices: Choices, change: Change): HTML
     heads(choices, change),
     numbers(choices, change),
   );
+  for (const field of made.querySelectorAll<HTMLElement>("[data-option]")) {
+    if (!wrong.includes(field.dataset.option ?? "")) continue;
+    field.setAttribute("aria-invalid", "true");
+    const folded = field.closest("details");
+    if (folded) folded.open = true;
+  }
+  return made;
 }
 
 function classFields(table: CohortTable, choices: Choices, change: Change): Child[] {
@@ -157,7 +172,7 @@ function select(
 ): HTMLElement {
   const field = h(
     "select",
-    { class: "field", "data-test": name, "data-focus": name, onchange: () => chosen(field.value) },
+    { class: "field", "data-test": name, "data-focus": name, "data-option": OPTIONS[name] ?? name, onchange: () => chosen(field.value) },
     entries.map(([key, shown]) => h("option", { value: key, selected: key === value }, shown)),
   );
   return h("label", { class: "labelled" }, h("span", null, title), field);
@@ -179,7 +194,8 @@ function whole(
     chosen(kept);
   };
   const field = h("input", {
-    class: "field", type: "number", min: low, max: high, step: 1, value: value ?? "", placeholder, "data-test": name, "data-focus": name, onchange: read,
+    class: "field", type: "number", min: low, max: high, step: 1, value: value ?? "", placeholder, "data-test": name, "data-focus": name,
+    "data-option": name, onchange: read,
   });
   return h("label", { class: "labelled" }, h("span", null, title), field);
 }

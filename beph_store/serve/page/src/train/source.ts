@@ -123,7 +123,7 @@ function tableRow(table: CohortTable, on: boolean, use: () => void, remove: () =
       { class: "table-pick", "aria-pressed": on, "data-test": "table", "data-cohort": table.cohort, onclick: use },
       icon(on ? "check" : "table"),
       h("span", { class: "clip grow" }, table.name),
-      h("span", { class: "muted small" }, counted(table.rows, "row"), table.created_at ? ` · ${ago(table.created_at)}` : null),
+      h("span", { class: "muted small" }, counted(table.rows, "row"), ` · ${ago(table.uploaded_at)}`),
     ),
     isWritable() &&
       h("button", { class: "button quiet square small", "aria-label": `Delete ${table.name}`, onclick: remove }, icon("trash")),

@@ -7,14 +7,12 @@ import { valuesOf } from "./choices.ts";
 
 const SHOWN_VALUES = 5;
 
-/** Column → what it serves as. Roles come as {role: column} or {role: {column, how}}. */
-export function rolesOf(check: CohortCheck | null): Map<string, string> {
-  const roles = new Map<string, string>();
-  for (const [role, use] of Object.entries(check?.columns_used ?? {})) {
-    const column = typeof use === "string" ? use : (use as { column?: unknown } | null)?.column;
-    if (typeof column !== "string") continue;
+/** Column → what it serves as, and how that was found out. */
+export function rolesOf(check: CohortCheck | null): Map<string, { role: string; how: string }> {
+  const roles = new Map<string, { role: string; how: string }>();
+  for (const [role, { column, how }] of Object.entries(check?.columns_used ?? {})) {
     const before = roles.get(column);
-    roles.set(column, before ? `${before}, ${role}` : role);
+    roles.set(column, { role: before ? `${before.role}, ${role}` : role, how: [before?.how, how].filter(Boolean).join("; ") });
   }
   return roles;
 }
@@ -38,7 +36,7 @@ export function columnsTable(table: CohortTable, check: CohortCheck | null): HTM
             "tr",
             null,
             h("td", { class: "mono" }, column.name),
-            h("td", null, role ? h("span", { class: "chip", "data-tone": "accent" }, role) : h("span", { class: "muted" }, "–")),
+            h("td", null, role ? h("span", { class: "chip", "data-tone": "accent", title: role.how || null }, role.role) : h("span", { class: "muted" }, "–")),
             h("td", { class: "number" }, count(column.distinct)),
             h(
               "td",
@@ -71,7 +69,7 @@ export function balance(check: CohortCheck, task: Task): HTMLElement | null {
 }
 
 function outcomes(check: CohortCheck): { label: string; cases: number; slides: number | null }[] {
-  if (typeof check.events !== "number") return [];
+  if (check.events === null) return [];
   return [
     { label: "event seen", cases: check.events, slides: null },
     { label: "censored", cases: Math.max(0, check.cases - check.events), slides: null },
@@ -79,11 +77,11 @@ function outcomes(check: CohortCheck): { label: string; cases: number; slides: n
 }
 
 /** Ready, or what is wrong and what would cure it. */
-export function verdict(check: CohortCheck, folds: number): Child[] {
-  const said = check.problems.map((text) => note(check.ok ? "warn" : "bad", text, "problem"));
-  if (!check.ok) return said;
-  const what = `${counted(check.cases, "case")}, ${counted(check.slides, "slide")}; ${folds} folds, the slides of a case always in one fold.`;
-  return [h("div", { class: "note", "data-tone": "good", "data-test": "ready" }, icon("check"), h("span", null, h("b", null, "Ready. "), what)), ...said];
+export function verdict(check: CohortCheck): Child[] {
+  const notes = check.notes.map((text) => note("info", text, "note"));
+  if (!check.ok) return [...check.problems.map((text) => note("bad", text, "problem")), ...notes];
+  const what = `${counted(check.cases, "case")}, ${counted(check.slides, "slide")}, ${counted(check.splits.length, "split")}.`;
+  return [h("div", { class: "note", "data-tone": "good", "data-test": "ready" }, icon("check"), h("span", null, h("b", null, "Ready: "), what)), ...notes];
 }
 
 export function note(tone: "warn" | "bad" | "info", text: string, test: string): HTMLElement {

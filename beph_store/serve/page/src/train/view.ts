@@ -191,11 +191,11 @@ class TrainPage {
       h(
         "div",
         { class: "panel-body" },
-        form(table, this.choices, (part) => this.change(part)),
+        form(table, this.choices, this.check?.fields ?? [], (part) => this.change(part)),
         h(
           "div",
           { class: "stack", "aria-live": "polite" },
-          this.check && verdict(this.check, this.choices.folds),
+          this.check && verdict(this.check),
           this.failed !== null && note("bad", this.failed, "problem"),
         ),
         h(

@@ -13,7 +13,17 @@ from starlette.responses import Response
 
 from beph_store.engine.provenance import versions
 from beph_store.errors import BephStoreError
-from beph_store.serve import cohort_api, head_api, head_files_api, overlay_api, search_api, store_api, zoom_api
+from beph_store.serve import (
+    cohort_api,
+    events_api,
+    head_api,
+    head_files_api,
+    jobs_api,
+    overlay_api,
+    search_api,
+    store_api,
+    zoom_api,
+)
 from beph_store.serve.answers import answer, on_anything, on_refused, on_store_error
 from beph_store.serve.desk import Desk, Folders
 from beph_store.serve.guard import MAX_BODY_BYTES, Guard
@@ -36,6 +46,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *cohort_api.ENDPOINTS,
     *head_api.ENDPOINTS,
     *head_files_api.ENDPOINTS,
+    *jobs_api.ENDPOINTS,
+    *events_api.ENDPOINTS,
     Endpoint(
         "GET", "/api/openapi.json", "This document", read_openapi, {"application/json": {"type": "object"}}
     ),
@@ -61,6 +73,7 @@ def make_app(
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        desk.open()
         yield
         desk.close()
 

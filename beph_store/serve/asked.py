@@ -84,4 +84,4 @@ def only(data: Mapping[str, Any], *names: str) -> None:
         raise malformed(f"no such field: {odd[0][:60]!r}; there are {', '.join(names)}")
 
 
-_SPELLED = {int: "whole number", str: "string", bool: "true or false"}
+_SPELLED = {int: "whole number", str: "string", bool: "true or false", dict: "JSON object"}

@@ -22,6 +22,8 @@ from beph_store.engine.search.table import SearchTable
 from beph_store.runtimes import Runtime
 from beph_store.serve.answers import Refused
 from beph_store.serve.heads import HeadShelf
+from beph_store.serve.jobs.feed import Feed, Watch
+from beph_store.serve.jobs.queue import Jobs
 from beph_store.serve.shelf import Shelf
 from beph_store.serve.slide_tiles import Encoded, OpenSlides
 
@@ -51,11 +53,18 @@ class Desk:
     slides: OpenSlides = field(default_factory=OpenSlides)
     images: Encoded = field(default_factory=Encoded)
     heads: HeadShelf = field(default_factory=HeadShelf)
+    jobs: Jobs = field(init=False)
+    feed: Feed = field(init=False)
     _tiles: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_TILE_THREADS, "tiles"))
     _work: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "work"))
     _making: dict[tuple[object, ...], asyncio.Future[bytes]] = field(default_factory=dict)
     _encoders: dict[str, Runtime] = field(default_factory=dict)
     _encoding: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        layout = self.shelf.store.layout
+        self.jobs = Jobs(layout.jobs)
+        self.feed = Feed(Watch(self.jobs, layout))
 
     @classmethod
     def of(cls, request: Request) -> Desk:
@@ -100,8 +109,15 @@ class Desk:
                 self._encoders[key] = choose(bundle, precision=precision).runtime
             return self._encoders[key].encode(tile[None])
 
+    def open(self) -> None:
+        """Begin: where it may write, the jobs that wait are started from now on."""
+        if self.writable:
+            self.jobs.open()
+
     def close(self) -> None:
-        """Let go of threads, slides and encoders."""
+        """End the streams, let go of threads, slides and encoders. Jobs go on."""
+        self.feed.close()
+        self.jobs.close()
         self._tiles.shutdown(cancel_futures=True)
         self._work.shutdown(cancel_futures=True)
         self.slides.close()

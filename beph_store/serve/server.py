@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
+from starlette.applications import Starlette
 
 from beph_store.errors import UsageError
 from beph_store.serve.app import make_app
 from beph_store.serve.desk import Folders
 from beph_store.serve.guard import new_token
+from beph_store.serve.jobs.feed import Feed
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,21 @@ def serve(
         )
         if ready is not None:
             ready(address)
-        uvicorn.Server(config).run(sockets=[listening])
+        assert isinstance(app.inner, Starlette)
+        _Server(config, app.inner.state.desk.feed).run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """Ends the streams first: uvicorn waits for every answer to be complete before it tells the application."""
+
+    def __init__(self, config: uvicorn.Config, feed: Feed) -> None:
+        super().__init__(config)
+        self._feed = feed
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See above."""
+        self._feed.close()
+        await super().shutdown(sockets)
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -12,6 +12,7 @@ import polars as pl
 from starlette.requests import Request
 from starlette.responses import Response
 
+from beph_store.engine.live import look
 from beph_store.errors import QueryError
 from beph_store.serve.answers import answer, malformed, missing
 from beph_store.serve.asked import one_of, whole_query
@@ -20,6 +21,7 @@ from beph_store.serve.desk import Desk, json_number
 from beph_store.serve.images import MEDIA, encode, fitted
 from beph_store.serve.routes import BOOLEAN, INTEGER, NUMBER, STRING, Endpoint, Parameter, array, record
 from beph_store.serve.shelf import handle
+from beph_store.store.layout import Layout
 
 STATUSES = ("done", "empty", "failed")
 #: Values of a column that are listed one by one; more are told by their range or their number.
@@ -198,8 +200,10 @@ def _run(path: Path, whole: bool) -> dict[str, Any]:
     except (OSError, ValueError, AttributeError, TypeError):
         return {"run": path.stem, "state": "unreadable"}
     data.pop("machine", None)
+    data |= _live(path, data)
     ends = [slide.get("status") for slide in slides if isinstance(slide, dict)]
-    told = {"run": path.stem, **data, "statuses": {end: ends.count(end) for end in (*STATUSES, "skipped")}}
+    told = {"statuses": {end: ends.count(end) for end in (*STATUSES, "skipped")}}
+    told |= {"run": path.stem, **data}
     if whole:
         told["slides"] = [
             {**slide, "slide": handle(str(slide.get("slide_id")))}
@@ -207,6 +211,15 @@ def _run(path: Path, whole: bool) -> dict[str, Any]:
             if isinstance(slide, dict)
         ]
     return told
+
+
+def _live(path: Path, data: dict[str, Any]) -> dict[str, Any]:
+    """Of a run that has not ended: how far it is, or that its process is gone."""
+    if data.get("state") != "running":
+        return {"progress": None}
+    lives, progress = look(Layout(path.parent.parent), path.stem)
+    ended = dict.fromkeys((*STATUSES, "skipped"), 0) | (progress or {}).get("ended", {})
+    return {"state": "running" if lives else "stopped", "progress": progress, "statuses": ended}
 
 
 _SLIDE_SCHEMA = record(
@@ -293,7 +306,14 @@ ENDPOINTS = (
         list_runs,
         {
             "application/json": record(
-                runs=array(record(run=STRING, state=STRING, statuses={"type": "object"}))
+                runs=array(
+                    record(
+                        run=STRING,
+                        state={"enum": ["running", "ended", "stopped", "unreadable"]},
+                        statuses={"type": "object"},
+                        progress={"type": ["object", "null"]},
+                    )
+                )
             )
         },
     ),

@@ -10,6 +10,7 @@
       runs/<run>.json            what was run, on what, how fast, with what outcome
       annotations/<key>.jsonl    labels that people gave to tiles and slides, every one ever; only appended to
       classifiers/<key>/<name>/  heads of tile classes that were saved from such labels
+      jobs/<id>/                 what a server was asked to do: record, log, events, what came of it
       labels/<id>.csv, .json     tables of labels that were handed to a server, named by their content
       predictions/<head>/        what a head says of every slide, where it was applied to the store
       staging/<key>/<slide>/     work in progress: vectors of slides not finished yet
@@ -131,6 +132,11 @@ class Layout:
     def runs(self) -> Path:
         """Folder of run records."""
         return self.root / "runs"
+
+    @property
+    def jobs(self) -> Path:
+        """Folder of what a server was asked to do."""
+        return self.root / "jobs"
 
     @property
     def labels(self) -> Path:

@@ -10,6 +10,7 @@ export interface JobEvent {
   readonly kind: string;
   readonly at?: string;
   readonly text?: string;
+  readonly error?: string;
   readonly state?: JobState;
   readonly fold?: number;
   readonly folds?: number;

@@ -14,7 +14,7 @@ import { toastError } from "../toast.ts";
 import type { Job } from "../types.ts";
 import { stateChip } from "./list.ts";
 import { hasGap, NOTHING, told, type Story } from "./story.ts";
-import { KINDS, progressWords, seconds } from "./words.ts";
+import { eventWords, KINDS, progressWords, seconds } from "./words.ts";
 
 const LOG_MS = 2500;
 const DRAW_MS = 120;
@@ -204,7 +204,7 @@ function drawCurves(box: HTMLElement, job: Job, story: Story): void {
 }
 
 function drawNotes(box: HTMLElement, story: Story): void {
-  const lines = story.notes.map((event) => ({ at: event.at, text: event.text ?? (event.state ? `${event.state}` : event.kind) }));
+  const lines = story.notes.map((event) => ({ at: event.at, text: eventWords(event) }));
   box.hidden = lines.length === 0;
   replace(
     box,

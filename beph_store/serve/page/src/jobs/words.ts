@@ -1,6 +1,7 @@
 /** How jobs are spoken of. Pure. */
 
 import { count, span } from "../format.ts";
+import type { JobEvent } from "../studies.ts";
 import type { Job, JobState, Progress } from "../types.ts";
 
 export const TONES: Readonly<Record<JobState, string>> = {
@@ -10,6 +11,17 @@ export const TONES: Readonly<Record<JobState, string>> = {
 export const KINDS: Readonly<Record<string, string>> = {
   train: "training", apply: "predictions", ingest: "ingest", index: "index", finetune: "fine-tuning",
 };
+
+const STATES: Readonly<Record<string, string>> = {
+  queued: "put into the queue", running: "started", done: "done", failed: "failed", cancelled: "cancelled",
+};
+
+/** A line of the history in words. */
+export function eventWords(event: JobEvent): string {
+  if (event.text) return event.text;
+  const words = STATES[event.state ?? ""] ?? event.kind;
+  return event.error ? `${words}: ${event.error}` : words;
+}
 
 /** "12 of 100 epochs · 3.2 epochs/s · 28 s left" */
 export function progressWords(progress: Progress | null): string {

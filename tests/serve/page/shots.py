@@ -1,0 +1,208 @@
+"""The screenshots of the documentation, light and dark, at 1280 and 1920 px, of a store of real tissue.
+
+    python -m tests.serve.page.shots WORK [--out docs/images] [--all]
+
+WORK is made once and used again: slides assembled from EBHI-Seg and the whole slides of the atlas (``shared/data``, or
+BEPH_STORE_REALDATA), embedded with beph-mini, served for writing; heads are trained through the page's API. Without
+``--all`` only the pictures that the documentation shows are kept: light at 1280 px and dark at 1920 px.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from playwright.sync_api import sync_playwright
+
+from beph_store.engine.ingest import IngestOptions, ingest
+from beph_store.serve.shelf import handle
+from beph_store.store import Store
+from beph_store.testing.assemble import assemble_ebhi, plant_survival
+
+from .conftest import CHROMIUM, Server, Tab, serving, watch
+
+ROOT = Path(__file__).resolve().parents[3]
+SIZES = {1280: 800, 1920: 1080}
+SHOWN = "lung_scc_HE2_20x.tif"
+
+
+def build(work: Path) -> tuple[Path, Path]:
+    """The store and its labels; what is there already is used."""
+    data = Path(os.environ.get("BEPH_STORE_REALDATA") or ROOT.parent / "shared" / "data")
+    slides, labels = work / "slides", work / "labels.csv"
+    if not labels.exists():
+        table = assemble_ebhi(data / "ebhi_seg", slides)
+        table = plant_survival(table, by="optical_density", strength=1.5)
+        malignant = pl.col("case_label") == "adenocarcinoma"
+        table = table.with_columns(grade=pl.when(malignant).then(pl.lit("carcinoma")).otherwise(pl.lit("other")))
+        manifest = [*table.select("slide_id", "case_id", "path").iter_rows()]
+        with (data / "wsi_atlas" / "slides.csv").open() as file:
+            for row in csv.DictReader(file):
+                link = slides / row["file"]
+                link.unlink(missing_ok=True)
+                link.symlink_to(data / "wsi_atlas" / row["file"])
+                manifest.append((row["file"], row["case_id"], row["file"]))
+        with (work / "manifest.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("slide_id", "case_id", "path"), *manifest])
+        table.write_csv(labels)
+    ingest([slides], work / "S", options=IngestOptions(), manifest=work / "manifest.csv")
+    return work / "S", labels
+
+
+@dataclass
+class Studio:
+    """What the pictures are taken of."""
+
+    tab: Tab
+    recipe: str
+    heads: dict[str, str]
+
+    def address(self, path: str) -> str:
+        return f"{self.tab.server.base}/?drawer=canvas{path}"
+
+    def go(self, path: str) -> None:
+        self.tab.page.goto("about:blank")
+        self.tab.page.goto(self.address(path))
+        self.tab.see("html[data-state=ready]")
+
+
+def finished(tab: Tab, job: dict[str, Any]) -> dict[str, Any]:
+    """The job once it has ended."""
+    while job["state"] in ("queued", "running"):
+        time.sleep(0.5)
+        job = tab.api(f"/api/jobs/{job['job']}")
+    assert job["state"] == "done", job
+    return job
+
+
+def trained(tab: Tab, recipe: str, labels: str) -> tuple[str, dict[str, str]]:
+    """The table's id, and a head for each question; those of an earlier run are used."""
+    name = {"content-type": "text/csv", "authorization": f"Bearer {tab.server.token}"}
+    answer = tab.page.request.post(f"{tab.server.base}/api/cohorts?name=EBHI+cases.csv", headers=name, data=labels)
+    cohort = answer.json()["cohort"]
+    asked: dict[str, dict[str, Any]] = {
+        "Carcinoma or not": {"task": "classify", "target": "grade", "head": "linear"},
+        "Carcinoma or not, attention": {"task": "classify", "target": "grade", "head": "abmil", "epochs": 12},
+        "Six classes": {"task": "classify", "target": "case_label", "head": "linear", "folds": 3},
+        "Survival (simulated)": {
+            "task": "survive",
+            "event_column": "simulated_event",
+            "event_means": "event",
+            "time_column": "simulated_time_days",
+            "time_unit": "days",
+        },
+    }
+    heads = {head["title"]: head["head"] for head in tab.api("/api/heads")["heads"]}
+    for title, options in asked.items():
+        if title not in heads:
+            body = {"kind": "train", "recipe": recipe, "options": {"cohort": cohort, "title": title, **options}}
+            heads[title] = finished(tab, tab.api("/api/jobs", body))["result"]["head"]
+    return cohort, heads
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
+    parser.add_argument("--all", action="store_true")
+    parser.add_argument("--only", help="names of pictures, comma between")
+    asked = parser.parse_args()
+    asked.work.mkdir(parents=True, exist_ok=True)
+    asked.out.mkdir(parents=True, exist_ok=True)
+    store, labels = build(asked.work)
+    with serving(store, "--allow-write", "--labels", str(labels)) as server, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"]
+        )
+        for width, height in SIZES.items():
+            for theme in ("light", "dark"):
+                if asked.all or (width, theme) in ((1280, "light"), (1920, "dark")):
+                    context = browser.new_context(
+                        viewport={"width": width, "height": height}, color_scheme=theme
+                    )
+                    take(context, server, store, labels, asked, f"{theme}-{width}")
+                    context.close()
+        browser.close()
+
+
+def take(context: Any, server: Server, store: Path, labels: Path, asked: Any, suffix: str) -> None:
+    """All pictures of one theme and size."""
+    tab = Tab(context.new_page(), server)
+    watch(tab)
+    tab.open()
+    recipe = max(Store.open(store).summaries(), key=lambda one: one.tiles).key
+    cohort, heads = trained(tab, recipe, labels.read_text())
+    studio = Studio(tab, recipe, {"cohort": cohort, **heads})
+    for name, stage in STAGES.items():
+        if asked.only and name not in asked.only.split(","):
+            continue
+        stage(studio)
+        tab.page.wait_for_timeout(700)  # fonts, pictures and the last transition
+        tab.page.screenshot(path=asked.out / f"{name}-{suffix}.jpg", type="jpeg", quality=86)
+        print(asked.out / f"{name}-{suffix}.jpg", *tab.complaints, sep="\n  ")
+        tab.complaints.clear()
+
+
+def slides(studio: Studio) -> None:
+    studio.go("#/")
+    studio.tab.see("[data-view=store][data-state=ready]")
+
+
+def slide(studio: Studio) -> None:
+    studio.go(f"#/slides/{studio.recipe}/{handle(SHOWN)}")
+    studio.tab.see("[data-view=slide][data-state=ready]")
+
+
+def train(studio: Studio) -> None:
+    studio.go(f"#/train?cohort={studio.heads['cohort']}")
+    studio.tab.see_test("understood")
+    studio.tab.test("target").select_option("grade")
+    studio.tab.see("[data-check=ok]")
+
+
+def jobs(studio: Studio) -> None:
+    studio.go(f"#/jobs/{studio.heads['Carcinoma or not, attention']}")
+    studio.tab.see("[data-test=curves] svg.chart")
+
+
+def heads(studio: Studio) -> None:
+    studio.go("#/heads")
+    studio.tab.see("[data-view=heads][data-state=ready]")
+
+
+def head(studio: Studio) -> None:
+    studio.go(f"#/heads/{studio.heads['Carcinoma or not']}")
+    studio.tab.see("[data-test=cases-panel][data-state=ready]")
+
+
+def classes(studio: Studio) -> None:
+    studio.go(f"#/heads/{studio.heads['Six classes']}")
+    studio.tab.see("[data-test=cases-panel][data-state=ready]")
+
+
+def survival(studio: Studio) -> None:
+    studio.go(f"#/heads/{studio.heads['Survival (simulated)']}")
+    studio.tab.see("[data-test=cases-panel][data-state=ready]")
+
+
+STAGES: dict[str, Callable[[Studio], None]] = {
+    "slides": slides,
+    "slide": slide,
+    "train": train,
+    "jobs": jobs,
+    "heads": heads,
+    "head": head,
+    "classes": classes,
+    "survival": survival,
+}
+
+if __name__ == "__main__":
+    main()

@@ -4,17 +4,19 @@ import { get, isAbort, url } from "../api.ts";
 import { percent } from "../charts/scale.ts";
 import { h, icon, replace, type Child } from "../dom.ts";
 import { count, fixed } from "../format.ts";
-import { link } from "../router.ts";
+import { slideLink } from "../slide/address.ts";
 import type { HeadCase, HeadCases, HeadDetail } from "../studies.ts";
 import { toastError } from "../toast.ts";
 
 const PAGE = 100;
 type Sort = "error" | "case" | "risk";
 
-/** The address of a slide with the head's heatmap over it: of the class it was taken for, or of another. */
+/**
+ * The address of a slide with the head's heatmap over it. `of` is a class; null is where the head looked, or the risk.
+ */
 export function heatmapLink(head: HeadDetail, slide: string, of: string | null): string {
-  const overlay = of === null ? `head:${head.head}` : `head:${head.head}:${encodeURIComponent(of)}`;
-  return link("/slides/:recipe/:slide", { recipe: head.recipe, slide }, { overlay });
+  const values = of !== null || head.kind === "linear" ? "score" : "attention";
+  return slideLink(head.recipe, slide, { overlay: { kind: "head", head: head.head, class: of ?? "", values } });
 }
 
 export function casesPanel(head: HeadDetail, signal: AbortSignal): HTMLElement {
@@ -111,12 +113,16 @@ function riskCells(one: HeadCase): Child {
   ];
 }
 
-/** The slide under the heatmap of what the head said; for a wrong case, under that of the truth too. */
+/** The slide under the heatmap: where an attention head looked, else what it said; for a wrong case the truth too. */
 function slideLinks(head: HeadDetail, one: HeadCase, slide: string, name: string): Child {
   const short = name.split("/").pop() ?? name;
+  const of = head.kind === "linear" ? one.predicted : null;
   const first = h(
     "a",
-    { class: "button small", href: heatmapLink(head, slide, one.predicted), title: one.predicted === null ? name : `${name}, heatmap of ${one.predicted}`, "data-test": "heatmap", "data-slide": slide },
+    {
+      class: "button small", href: heatmapLink(head, slide, of), title: of === null ? name : `${name}, tile scores of ${of}`,
+      "data-test": "heatmap", "data-slide": slide,
+    },
     icon("layers"),
     h("span", { class: "clip slide-name" }, short),
   );
@@ -125,6 +131,6 @@ function slideLinks(head: HeadDetail, one: HeadCase, slide: string, name: string
     "span",
     { class: "row" },
     first,
-    h("a", { class: "small", href: heatmapLink(head, slide, one.label), title: `${name}, heatmap of ${one.label}` }, `as ${one.label}`),
+    h("a", { class: "small", href: heatmapLink(head, slide, one.label), title: `${name}, tile scores of ${one.label}` }, `as ${one.label}`),
   );
 }

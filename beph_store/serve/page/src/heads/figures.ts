@@ -137,7 +137,7 @@ export function about(head: HeadDetail): HTMLElement {
     h(
       "div",
       { class: "panel-body" },
-      h("dl", { class: "facts" }, facts.map(([name, value]) => h("div", null, h("dt", null, name), h("dd", null, value)))),
+      h("dl", { class: "fact-list" }, facts.map(([name, value]) => h("div", null, h("dt", null, name), h("dd", null, value)))),
       head.columns_used.length > 0 && h("p", { class: "muted small" }, `Columns: ${head.columns_used.join("; ")}.`),
       lost > 0 && h("details", { class: "left-out" }, h("summary", null, `${count(lost)} left out, with reasons`), h("ul", null, head.dropped.map((one) => h("li", null, h("b", { class: "number" }, count(one.rows)), h("span", null, one.reason))))),
     ),

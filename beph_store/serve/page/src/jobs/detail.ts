@@ -175,7 +175,7 @@ function facts(job: Job): HTMLElement {
     ["recipe", recipe ? recipeName(recipe) : "–"],
     ...optionsOf(job),
   ];
-  return h("dl", { class: "facts" }, told_.filter(([, value]) => value !== "–").map(([name, value]) => h("div", null, h("dt", null, name), h("dd", null, value))));
+  return h("dl", { class: "fact-list" }, told_.filter(([, value]) => value !== "–").map(([name, value]) => h("div", null, h("dt", null, name), h("dd", null, value))));
 }
 
 const SHOWN = ["task", "target", "head", "folds", "seed", "epochs", "encoder", "mpp"];

@@ -11,12 +11,11 @@ import polars as pl
 import pytest
 
 from beph_store.engine.ingest import IngestOptions, ingest
-from beph_store.serve.shelf import handle
 from beph_store.store import Store
 from beph_store.testing.assemble import assemble_ebhi
 
 from .conftest import Server, World, serving
-from .test_page import click_middle
+from .test_page import click_the_middle, look_at_a_tile
 from .test_training import upload
 
 pytestmark = [pytest.mark.realdata, pytest.mark.timeout(600)]
@@ -50,9 +49,9 @@ def server(tissue: World) -> Iterator[Server]:
 
 
 def test_a_whole_slide_is_opened_zoomed_clicked_and_what_is_alike_is_opened(tab_of, tissue: World, server):
-    tab = tab_of(server).open(f"#/slides/{tissue.recipe}/{handle(ATLAS)}")
-    tab.see("[data-view=slide][data-image=ready]", timeout=60_000)
-    click_middle(tab)
+    tab = tab_of(server).open()
+    look_at_a_tile(tab, tissue, ATLAS)
+    click_the_middle(tab)
     hits = tab.page.locator("[data-test=hit]")
     assert hits.count() >= 5
     hits.nth(1).click()

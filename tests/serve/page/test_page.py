@@ -1,0 +1,96 @@
+"""The page itself: slides opened, zoomed, clicked; what is alike; keys; and that names stay text and nothing leaves."""
+
+from __future__ import annotations
+
+import pytest
+
+from beph_store.serve.shelf import handle
+
+from .conftest import NASTY, Tab, World
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def look_at_a_tile(tab: Tab, world: World, slide_id: str) -> int:
+    """Open the slide with the middle of its stored tiles in the middle of the view; the tile's number."""
+    grid = tab.api(f"/api/recipes/{world.recipe}/slides/{handle(slide_id)}/grid.json")
+    at, half = grid["tiles"] // 2, grid["footprint_l0"] // 2
+    x, y = grid["x"][at] + half, grid["y"][at] + half
+    tab.page.goto(
+        f"{tab.server.base}/?drawer=canvas#/slides/{world.recipe}/{handle(slide_id)}?x={x}&y={y}&z=0.4"
+    )
+    tab.see("[data-view=slide][data-image=ready]", timeout=60_000)
+    return grid["tile"][at]
+
+
+def click_the_middle(tab: Tab) -> None:
+    """Click the middle of the slide's view, and wait for what is like the tile there."""
+    box = tab.see_test("viewer").bounding_box()
+    tab.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    tab.see("#tray[data-state=ready] [data-test=hit]")
+
+
+def test_a_slide_is_opened_zoomed_clicked_and_a_hit_is_opened(tab, drawn: World):
+    tab.open()
+    tab.see("[data-view=store][data-state=ready]")
+    tab.see(f"[data-test=slide][data-slide='{handle(drawn.slide_id)}'] a, a[data-test=slide][data-slide='{handle(drawn.slide_id)}']").click()
+    tab.see("[data-view=slide][data-image=ready]", timeout=60_000)
+    before = float(tab.page.locator("[data-view=slide]").get_attribute("data-zoom"))
+    box = tab.see_test("viewer").bounding_box()
+    tab.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    tab.page.mouse.wheel(0, -400)
+    tab.page.wait_for_timeout(900)
+    tab.see("[data-view=slide][data-image=ready]")
+    assert float(tab.page.locator("[data-view=slide]").get_attribute("data-zoom")) > before * 1.2
+
+    look_at_a_tile(tab, drawn, drawn.slide_id)
+    click_the_middle(tab)
+    hits = tab.page.locator("[data-test=hit]")
+    assert hits.count() >= 5
+    address = hits.nth(2).get_attribute("href")
+    hits.nth(2).click()
+    tab.see("[data-view=slide][data-image=ready]", timeout=60_000)
+    assert address.split("?")[0] in tab.page.url
+    assert handle(drawn.slide_id) not in tab.page.url  # what is alike is looked for in other cases
+
+
+def test_likeness_to_the_clicked_tile_lies_over_the_slide(tab, drawn: World):
+    tab.open()
+    tile = look_at_a_tile(tab, drawn, drawn.slide_id)
+    click_the_middle(tab)
+    tab.see(f"[data-view=slide][data-overlay='similarity:{handle(drawn.slide_id)}:{tile}']")
+    assert f"tile {tile}" in tab.see_test("overlay").inner_text()
+
+
+def test_names_of_slides_are_text(tab, drawn: World):
+    tab.open()
+    tab.see("[data-view=store][data-state=ready]")
+    assert tab.page.get_by_text(NASTY).first.is_visible()
+    tab.page.goto(f"{tab.server.base}/?drawer=canvas#/slides/{drawn.recipe}/{handle(NASTY)}")
+    tab.see("[data-view=slide][data-image=ready]", timeout=60_000)
+    assert tab.page.get_by_text(NASTY).first.is_visible()
+    assert tab.page.locator("img[onerror], img[src='x']").count() == 0
+
+
+def test_everything_is_reached_by_keys_and_they_are_listed(tab, drawn: World):
+    tab.open("#/heads")
+    tab.see("[data-view=heads][data-state=ready]")
+    tab.page.keyboard.press("?")
+    assert "Everywhere" in tab.see_test("help").inner_text()
+    tab.page.keyboard.press("Escape")
+    tab.page.locator("[data-test=dialog]").wait_for(state="detached")
+    reached = set()
+    for _ in range(14):
+        tab.page.keyboard.press("Tab")
+        focused = tab.page.locator(":focus")
+        reached.add(focused.get_attribute("href") or focused.get_attribute("aria-label") or "")
+    assert {"#/", "#/train", "#/heads", "#/jobs"} <= reached
+
+
+def test_light_and_dark_follow_the_system_and_a_choice_is_kept(tab_of, writable):
+    tab = tab_of(writable, color_scheme="dark").open("#/heads")
+    assert tab.page.locator("html").get_attribute("data-theme") == "dark"
+    tab.test("theme").click()
+    tab.see("html[data-theme=light]")
+    tab.page.reload()
+    tab.see("html[data-theme=light][data-state=ready]")

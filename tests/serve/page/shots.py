@@ -157,8 +157,23 @@ def slides(studio: Studio) -> None:
 
 
 def slide(studio: Studio) -> None:
-    studio.go(f"#/slides/{studio.recipe}/{handle(SHOWN)}")
-    studio.tab.see("[data-view=slide][data-state=ready]")
+    """A whole slide, seen by a head of which it is no part: the map of a head's scores."""
+    head = studio.heads["Carcinoma or not"]
+    studio.go(f"#/slides/{studio.recipe}/{handle(SHOWN)}?overlay=head%3A{head}%3Acarcinoma%3Ascore")
+    studio.tab.see("[data-view=slide][data-state=loaded][data-overlay-state=ready]", timeout=60_000)
+
+
+def search(studio: Studio) -> None:
+    """A tile was clicked: its likeness lies over the slide, and what is alike below it."""
+    grid = studio.tab.api(f"/api/recipes/{studio.recipe}/slides/{handle(SHOWN)}/grid.json")
+    at, half = grid["tiles"] // 2, grid["footprint_l0"] // 2
+    x, y = grid["x"][at] + half, grid["y"][at] + half
+    studio.go(f"#/slides/{studio.recipe}/{handle(SHOWN)}?x={x}&y={y}&z=0.25")
+    studio.tab.see("[data-view=slide][data-state=loaded]", timeout=60_000)
+    box = studio.tab.see(".viewer").bounding_box()
+    studio.tab.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    studio.tab.see("#tray[data-state=ready] [data-test=hit]")
+    studio.tab.see("[data-view=slide][data-state=loaded][data-overlay-state=ready]", timeout=60_000)
 
 
 def train(studio: Studio) -> None:
@@ -196,6 +211,7 @@ def survival(studio: Studio) -> None:
 STAGES: dict[str, Callable[[Studio], None]] = {
     "slides": slides,
     "slide": slide,
+    "search": search,
     "train": train,
     "jobs": jobs,
     "heads": heads,

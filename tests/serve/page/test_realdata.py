@@ -55,7 +55,7 @@ def test_a_whole_slide_is_opened_zoomed_clicked_and_what_is_alike_is_opened(tab_
     hits = tab.page.locator("[data-test=hit]")
     assert hits.count() >= 5
     hits.nth(1).click()
-    tab.see("[data-view=slide][data-image=ready]", timeout=60_000)
+    tab.see("[data-view=slide][data-state=loaded]", timeout=60_000)
 
 
 def test_labels_of_patients_become_a_head_its_auroc_and_its_heatmap(tab_of, tissue: World, server):
@@ -68,4 +68,4 @@ def test_labels_of_patients_become_a_head_its_auroc_and_its_heatmap(tab_of, tiss
     assert float(tab.see_test("metric-auroc").inner_text()) > 0.7
     tab.see("[data-test=cases-panel][data-state=ready]")
     tab.page.locator("[data-test=cases] [data-test=heatmap]").first.click()
-    tab.see("[data-overlay^='head:'][data-overlay-state=ready]", timeout=60_000)
+    tab.see("[data-view=slide][data-overlay=head][data-overlay-state=ready]", timeout=60_000)

@@ -56,7 +56,8 @@ def test_a_csv_is_uploaded_understood_trained_and_its_auroc_and_heatmap_are_seen
     worst = tab.page.locator("[data-test=cases] tr").first
     assert worst.get_attribute("data-case") == tab.api(f"/api/heads/{head}/cases")["cases"][0]["case_id"]
     worst.locator("[data-test=heatmap]").first.click()
-    tab.see(f"[data-overlay^='head:{head}'][data-overlay-state=ready]", timeout=30_000)
+    tab.see("[data-view=slide][data-overlay=head][data-overlay-state=ready]", timeout=60_000)
+    assert head in tab.page.url
 
 
 def test_the_head_survives_a_reload(tab, trained):

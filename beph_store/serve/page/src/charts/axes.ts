@@ -78,12 +78,12 @@ export function readable(
   figure: Frame,
   title: string,
   description: string,
-  drawn: readonly Child[],
+  drawn: readonly (Child | readonly Child[])[],
   readings: readonly Reading[],
 ): SVGSVGElement {
   const { box } = figure;
   const layer = s("g", { class: "reading", "aria-hidden": "true" });
-  const made = picture(box.width, box.height, title, description, figure.nodes, drawn, layer);
+  const made = picture(box.width, box.height, title, description, figure.nodes, drawn.flat(), layer);
   if (readings.length === 0) return made;
   let at = -1;
   const show = (index: number): void => {
@@ -100,8 +100,8 @@ export function readable(
   made.addEventListener("pointerleave", hide);
   made.addEventListener("blur", hide);
   made.addEventListener("keydown", (event) => {
-    const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (by === undefined) return;
+    const by = event.key === "ArrowRight" ? 1 : event.key === "ArrowLeft" ? -1 : 0;
+    if (by === 0) return;
     event.preventDefault();
     show(at < 0 ? (by > 0 ? 0 : readings.length - 1) : at + by);
   });

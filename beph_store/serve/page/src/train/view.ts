@@ -13,7 +13,7 @@ import { toast, toastError } from "../toast.ts";
 import type { Job } from "../types.ts";
 import { FIRST, likelyTarget, likelyTask, options, question, type Choices } from "./choices.ts";
 import { form } from "./form.ts";
-import { source } from "./source.ts";
+import { source, type Source } from "./source.ts";
 import { balance, columnsTable, dropped, note, verdict } from "./understood.ts";
 
 const WAIT_MS = 250;
@@ -33,7 +33,7 @@ export const train: View = (root, params) => {
 class TrainPage {
   private readonly root: HTMLElement;
   private readonly signal: AbortSignal;
-  private readonly labels;
+  private readonly labels: Source;
   private readonly understood = h("section", { class: "panel", "data-test": "understood", hidden: true });
   private readonly asked = h("section", { class: "panel", "data-test": "question" });
   private readonly about = h("p", { class: "muted" });

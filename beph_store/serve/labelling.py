@@ -18,7 +18,7 @@ from beph_store.engine.search.table import SearchTable
 from beph_store.errors import UnknownSlide, UsageError
 from beph_store.serve.answers import malformed, missing
 from beph_store.serve.asked import field as read_field
-from beph_store.serve.asked import only
+from beph_store.serve.asked import only, whole_field
 from beph_store.serve.asked import place as read_place
 from beph_store.serve.desk import Desk
 from beph_store.serve.shelf import handle
@@ -27,6 +27,7 @@ from beph_store.store.journal import Journal
 T = TypeVar("T")
 
 MAX_ENTRIES, MAX_TILES = 1_000, 20_000
+_MOST_TILE = (1 << 31) - 1
 
 
 @dataclass(slots=True)
@@ -232,7 +233,7 @@ def tile_marks(desk: Desk, key: str, table: SearchTable, entries: Sequence[Mappi
 
 def _rows_meant(table: SearchTable, slide: int, entry: Mapping[str, Any]) -> Any:
     """Rows of one entry, which names exactly one of tile, point and region."""
-    tile = read_field(entry, "tile", int)
+    tile = whole_field(entry, "tile", None, 0, _MOST_TILE)
     point, region = read_place(entry, "point", 2), read_place(entry, "region", 4)
     if sum(one is not None for one in (tile, point, region)) != 1:
         raise malformed("say which tiles: one of tile, point and region")

@@ -86,10 +86,6 @@ class Labels:
     done: Mapping[tuple[Kind, str], tuple[int, ...]] = field(default_factory=dict)
     undone: Mapping[tuple[Kind, str], tuple[int, ...]] = field(default_factory=dict)
 
-    def of(self, kind: Kind) -> Mapping[Subject, Label]:
-        """The labels of tiles, or of slides."""
-        return self.tiles if kind == "tiles" else self.slides
-
     def can(self, what: Literal["undo", "redo"], kind: Kind, who: str | None = None) -> bool:
         """Whether ``who``, or anybody, has something to take back or put back."""
         stacks = self.done if what == "undo" else self.undone

@@ -26,15 +26,35 @@ const ROUTES: readonly Route[] = [
   { pattern: "/heads/:id", title: "Head", view: heads },
 ];
 
+const PLACES: Readonly<Record<string, string>> = { s: "#/", t: "#/train", h: "#/heads", j: "#/jobs" };
+
+function everywhere(): void {
+  let second = 0;
+  const then = (event: KeyboardEvent): void => {
+    const place = PLACES[event.key];
+    if (Date.now() > second || !place) return;
+    second = 0;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    go(place);
+  };
+  // Before anybody else's keys: after "g" a letter is a place.
+  document.addEventListener("keydown", then, { capture: true });
+  shortcuts("Everywhere", [
+    { keys: "?", does: "this list", run: showHelp },
+    { keys: "/", does: "look for a slide", run: () => go("#/?find=1") },
+    { keys: "g", shown: "g s", does: "slides", run: () => { second = Date.now() + 1200; } },
+    { keys: "", shown: "g t", does: "train" },
+    { keys: "", shown: "g h", does: "heads" },
+    { keys: "", shown: "g j", does: "jobs" },
+  ]);
+}
+
 async function start(): Promise<void> {
   applyTheme();
   const top = document.getElementById("top") as HTMLElement;
   const main = document.getElementById("main") as HTMLElement;
-  shortcuts("Everywhere", [
-    { keys: "?", does: "this list", run: showHelp },
-    { keys: "1", shown: "g s", does: "slides, t train, h heads, j jobs" },
-    { keys: "/", does: "search among slides", run: () => go("#/?search=1") },
-  ]);
+  everywhere();
   const bar = shell(top, main);
   try {
     await loadStore();

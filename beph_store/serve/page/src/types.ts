@@ -93,24 +93,27 @@ export interface Found {
 
 export interface Progress {
   readonly done: number;
-  readonly total: number;
+  readonly total: number | null;
   readonly unit: string;
   readonly per_second: number | null;
   readonly eta_seconds: number | null;
   readonly bottleneck: string | null;
 }
 
+/** A command that was run on the store. */
 export interface Run {
   readonly run: string;
+  /** running, ended; stopped: it ended without saying so; unreadable. */
   readonly state: string;
-  readonly command?: string;
   readonly recipe?: string;
-  readonly started_at?: string;
-  readonly ended_at?: string | null;
+  readonly encoder?: string;
+  readonly tiles?: number;
+  readonly seconds?: number;
+  readonly tiles_per_second?: number;
+  readonly bottleneck?: string | null;
+  readonly written_at?: string;
   readonly statuses?: Readonly<Record<string, number>>;
-  readonly progress?: Progress | null;
-  readonly slides?: readonly { readonly slide: string; readonly slide_id: string; readonly status: string; readonly error?: string | null }[];
-  readonly [more: string]: unknown;
+  readonly progress?: (Progress & { readonly slides?: number; readonly ended?: Readonly<Record<string, number>> }) | null;
 }
 
 export type JobKind = "train" | "apply" | "ingest" | "index" | "finetune";
@@ -121,6 +124,7 @@ export interface Job {
   readonly kind: JobKind;
   readonly state: JobState;
   readonly title: string;
+  readonly recipe?: string | null;
   readonly created_at: string;
   readonly started_at: string | null;
   readonly ended_at: string | null;
@@ -128,95 +132,6 @@ export interface Job {
   readonly error: string | null;
   readonly result: Readonly<Record<string, unknown>> | null;
   readonly options: Readonly<Record<string, unknown>>;
-}
-
-export interface JobEvent {
-  readonly n: number;
-  readonly kind: "epoch" | "progress" | "note" | "state";
-  readonly [more: string]: unknown;
-}
-
-export interface EpochEvent extends JobEvent {
-  readonly kind: "epoch";
-  readonly fold: number;
-  readonly folds: number;
-  readonly epoch: number;
-  readonly train_loss: number;
-  readonly val_loss: number | null;
-  readonly lr: number;
-}
-
-export interface CohortColumn {
-  readonly name: string;
-  readonly distinct: number;
-  readonly values?: readonly string[];
-}
-
-export interface Cohort {
-  readonly cohort: string;
-  readonly name: string;
-  readonly columns: readonly CohortColumn[];
-  readonly rows: number;
-}
-
-export interface CohortCheck {
-  readonly ok: boolean;
-  readonly problems: readonly string[];
-  readonly cases: number;
-  readonly slides: number;
-  readonly classes: readonly { readonly label: string; readonly cases: number; readonly slides: number }[] | null;
-  readonly events?: number;
-  readonly dropped: readonly { readonly reason: string; readonly rows: number; readonly examples: readonly string[] }[];
-  readonly columns_used: Readonly<Record<string, string>>;
-}
-
-export interface Metric {
-  readonly value: number | null;
-  readonly ci_low: number | null;
-  readonly ci_high: number | null;
-}
-
-export interface HeadItem {
-  readonly head: string;
-  readonly title?: string;
-  readonly task: "classify" | "survive";
-  readonly classes: readonly string[] | null;
-  readonly recipe: string;
-  readonly cohort: string | null;
-  readonly options: Readonly<Record<string, unknown>>;
-  readonly metrics: Readonly<Record<string, Metric>>;
-  readonly created_at?: string | null;
-}
-
-export interface HeadInfo extends HeadItem {
-  readonly folds: readonly {
-    readonly name: string;
-    readonly metrics: Readonly<Record<string, number | null>>;
-    readonly curve: readonly { readonly epoch: number; readonly train_loss: number; readonly val_loss: number | null }[];
-  }[];
-  readonly roc: readonly { readonly class: string; readonly fpr: readonly number[]; readonly tpr: readonly number[]; readonly auroc: number }[] | null;
-  readonly km: readonly {
-    readonly group: string;
-    readonly time_days: readonly number[];
-    readonly survival: readonly number[];
-    readonly at_risk: readonly number[];
-  }[] | null;
-  readonly logrank_p?: number | null;
-  readonly confusion: { readonly labels: readonly string[]; readonly counts: readonly (readonly number[])[] } | null;
-  readonly warnings: readonly string[];
-}
-
-export interface HeadCase {
-  readonly case_id: string;
-  readonly slides: readonly string[];
-  readonly label?: string | null;
-  readonly predicted?: string | null;
-  readonly probabilities: Readonly<Record<string, number>> | null;
-  readonly risk?: number;
-  readonly event?: boolean;
-  readonly time_days?: number;
-  readonly loss: number | null;
-  readonly fold: string | number;
 }
 
 export interface TileLabel {
@@ -233,18 +148,49 @@ export interface TileLabel {
 }
 
 export interface TileLabels {
-  readonly classes: readonly { readonly label: string; readonly tiles: number; readonly slides: number; readonly cases: number }[];
+  readonly version: number;
+  readonly classes: readonly TileClass[];
   readonly labels: readonly TileLabel[];
   readonly can_undo: boolean;
   readonly can_redo: boolean;
+}
+
+/** `place` among all classes ever used: its colour. */
+export interface TileClass {
+  readonly label: string;
+  readonly place: number;
+  readonly tiles: number;
+  readonly slides: number;
+  readonly cases: number;
+}
+
+/** What a change of labels did; a label of null was taken away. */
+export interface TileLabelsChanged extends Omit<TileLabels, "labels"> {
+  readonly changed: readonly (Omit<TileLabel, "label"> & { readonly label: string | null })[];
+}
+
+export interface SlideLabels {
+  readonly version: number;
+  readonly columns: readonly { readonly name: string; readonly values: readonly { readonly value: string; readonly slides: number; readonly cases: number }[] }[];
+  readonly labels: readonly { readonly slide: string; readonly slide_id: string; readonly column: string; readonly value: string; readonly who: string; readonly at: string }[];
 }
 
 export interface Refit {
   readonly version: number;
   readonly classes: readonly string[];
   readonly tiles: number;
+  readonly used: number;
+  readonly slides: number;
+  readonly cases: number;
   readonly seconds: number;
-  readonly held_out: { readonly accuracy: number | null; readonly by: "case" | "slide" | "none"; readonly note: string };
+  readonly held_out: {
+    readonly accuracy: number | null;
+    readonly balanced_accuracy: number | null;
+    readonly majority: number | null;
+    readonly by: "case" | "slide" | "none";
+    readonly note: string;
+    readonly tiles: number;
+  };
 }
 
 export interface Proposal {
@@ -258,8 +204,18 @@ export interface Proposal {
   readonly probabilities: Readonly<Record<string, number>> | null;
 }
 
+export interface Proposals {
+  readonly version: number;
+  readonly method: string;
+  readonly why: string;
+  readonly pool: number;
+  readonly proposals: readonly (Proposal & { readonly case_id: string })[];
+}
+
 export interface Clusters {
-  readonly k?: number;
-  readonly clusters?: readonly { readonly cluster: number; readonly tiles: number; readonly exemplar: Hit | null }[];
-  readonly [more: string]: unknown;
+  readonly k: number;
+  readonly of_tiles: number;
+  /** Of each tile, in the order of the grid. */
+  readonly cluster: readonly number[];
+  readonly clusters: readonly { readonly cluster: number; readonly share: number; readonly tiles: number; readonly here: number; readonly exemplar: Omit<Hit, "score"> }[];
 }

@@ -9,7 +9,9 @@ export interface TileGrid {
   readonly y: Int32Array;
   /** Side of a tile, level-0 px. */
   readonly side: number;
-  /** What of a tile is painted: its share of the grid where tiles overlap, else the tile. Level-0 px. */
+  /** Step of the grid, level-0 px, seldom a whole number: origins are rounded each on its own. */
+  readonly stride: number;
+  /** Side of what is painted: a tile's own share of the grid where tiles overlap, else the tile. Level-0 px. */
   readonly cell: number;
   readonly buckets: ReadonlyMap<number, readonly number[]>;
 }
@@ -32,7 +34,9 @@ export function tileGrid(rows: Int32Array, side: number, stride: number): TileGr
     if (there) there.push(i);
     else buckets.set(key, [i]);
   }
-  return { count, tile, x, y, side, cell: Math.min(side, stride || side), buckets };
+  const step = stride > 0 ? stride : side;
+  // Tiles that touch are painted without the hairline that rounding would leave.
+  return { count, tile, x, y, side, stride: step, cell: step > side * 1.01 ? side : step, buckets };
 }
 
 /** Row of the tile under a level-0 point, of several the one whose middle is nearest; -1 where there is none. */
@@ -106,7 +110,7 @@ export function raster(grid: TileGrid, colours: Uint8ClampedArray): Raster | nul
     x1 = Math.max(x1, grid.x[i]);
     y1 = Math.max(y1, grid.y[i]);
   }
-  const fine = isRegular(grid, x0, y0) ? 1 : 8;
+  const fine = grid.cell === grid.stride && isRegular(grid, x0, y0) ? 1 : 8;
   let step = grid.cell / fine;
   let [width, height] = [Math.round((x1 - x0) / step) + fine, Math.round((y1 - y0) / step) + fine];
   while (width * height > MOST) {
@@ -131,8 +135,8 @@ export function raster(grid: TileGrid, colours: Uint8ClampedArray): Raster | nul
 
 /** Whether every tile lies within 2 % of a place of one lattice. */
 function isRegular(grid: TileGrid, x0: number, y0: number): boolean {
-  const allowed = Math.max(1, grid.cell * 0.02);
-  const off = (value: number): number => Math.abs(value - Math.round(value / grid.cell) * grid.cell);
+  const allowed = Math.max(1, grid.stride * 0.02);
+  const off = (value: number): number => Math.abs(value - Math.round(value / grid.stride) * grid.stride);
   for (let i = 0; i < grid.count; i++) {
     if (off(grid.x[i] - x0) > allowed || off(grid.y[i] - y0) > allowed) return false;
   }

@@ -1,0 +1,114 @@
+/** What the colours mean, in numbers: on the slide itself, with the value under the pointer. */
+
+import { h, replace } from "../dom.ts";
+import { count, digits } from "../format.ts";
+import { gradient, MAPS, type MapName } from "./colours.ts";
+import { ends, histogram, type Range, type Style, type Values } from "./values.ts";
+
+const BINS = 48;
+const RANGES: Readonly<Record<Range, string>> = { spread: "Without extremes", full: "Least to most", unit: "0 to 1" };
+
+export interface Legend {
+  readonly element: HTMLElement;
+  readonly show: (values: Values | null) => void;
+  /** The value under the pointer; null for none. */
+  readonly point: (value: number | null) => void;
+}
+
+/** `changed` is called when a person changes `style`, which this writes to. */
+export function legend(style: Style, changed: () => void): Legend {
+  const element = h("section", { class: "legend", "aria-label": "Legend", "data-test": "legend", hidden: true });
+  let values: Values | null = null;
+  let marker: HTMLElement | null = null;
+  let reading: HTMLElement | null = null;
+
+  const draw = (): void => {
+    element.hidden = values === null;
+    if (!values) return;
+    marker = h("span", { class: "legend-marker", hidden: true });
+    reading = h("output", { class: "legend-value", "data-test": "pointer-value" });
+    replace(
+      element,
+      h("header", { class: "row between" }, h("h3", { class: "clip" }, values.title), reading),
+      values.kind === "scale" ? scaleBody(values, style, marker, redo) : classBody(values, style, redo),
+      h("p", { class: "legend-meaning" }, values.meaning, values.note && ` (${values.note})`),
+    );
+  };
+  const redo = (): void => {
+    draw();
+    changed();
+  };
+  return {
+    element,
+    show: (now) => {
+      if (now?.kind === "class" && values?.classes.length !== now.classes.length) style.without.clear();
+      values = now;
+      draw();
+    },
+    point: (value) => {
+      if (!values || !reading) return;
+      const known = value !== null && Number.isFinite(value);
+      reading.textContent = !known ? "" : values.kind === "class" ? (values.classes[value]?.label ?? "") : digits(value);
+      if (!marker) return;
+      marker.hidden = !known || values.kind === "class";
+      if (!known) return;
+      const [low, high] = ends(values, style.range ?? values.range);
+      marker.style.left = `${Math.min(1, Math.max(0, (value - low) / (high - low))) * 100}%`;
+    },
+  };
+}
+
+function scaleBody(values: Values, style: Style, marker: HTMLElement, redo: () => void): HTMLElement {
+  const range = style.range ?? values.range;
+  const [low, high] = ends(values, range);
+  const counts = histogram(values, range, BINS);
+  const most = Math.max(1, ...counts);
+  const bars = counts.map((n, i) => h("i", { style: { height: `${n ? Math.max(4, (n / most) * 100) : 0}%`, opacity: (i + 1) / BINS <= style.from ? 0.25 : 1 } }));
+  const from = h("input", { type: "range", min: 0, max: 0.98, step: 0.01, value: style.from, "aria-label": "Paint only from here", title: "Paint only from here", "data-test": "from" });
+  from.addEventListener("input", () => {
+    style.from = Number(from.value);
+    bars.forEach((bar, i) => { bar.style.opacity = (i + 1) / BINS <= style.from ? "0.25" : "1"; });
+  });
+  from.addEventListener("change", redo);
+  const map = h("select", { class: "field small", "aria-label": "Colours", "data-test": "map" }, MAPS.map((entry) => h("option", { value: entry.name, selected: entry.name === style.map }, entry.label)));
+  map.addEventListener("change", () => { style.map = map.value as MapName; redo(); });
+  const choose = h("select", { class: "field small", "aria-label": "Ends of the scale", "data-test": "range" }, Object.entries(RANGES).map(([name, text]) => h("option", { value: name, selected: name === range }, text)));
+  choose.addEventListener("change", () => { style.range = choose.value as Range; redo(); });
+  return h(
+    "div",
+    { class: "legend-scale" },
+    h("div", { class: "legend-histogram", "aria-hidden": "true" }, bars),
+    h("div", { class: "legend-bar", style: { background: gradient(style.map) } }, marker),
+    h("div", { class: "row between small" }, h("span", { "data-test": "legend-low" }, digits(low)), h("span", { class: "muted" }, digits((low + high) / 2)), h("span", { "data-test": "legend-high" }, digits(high))),
+    h("label", { class: "legend-from" }, h("span", { class: "muted small" }, "From"), from),
+    h("div", { class: "legend-choices" }, map, choose),
+  );
+}
+
+function classBody(values: Values, style: Style, redo: () => void): HTMLElement {
+  const counts = histogram(values, "full", 0);
+  const all = Math.max(1, counts.reduce((sum, n) => sum + n, 0));
+  return h(
+    "ul",
+    { class: "legend-classes" },
+    values.classes.map((entry, i) => {
+      const shown = !style.without.has(i);
+      const toggle = (): void => {
+        if (shown) style.without.add(i);
+        else style.without.delete(i);
+        redo();
+      };
+      return h(
+        "li",
+        null,
+        h(
+          "button",
+          { class: "legend-class", "aria-pressed": String(shown), title: shown ? "Hide this class" : "Show this class", onclick: toggle },
+          h("span", { class: "swatch", style: { background: entry.colour } }),
+          h("span", { class: "clip grow" }, entry.label),
+          h("span", { class: "muted" }, `${count(counts[i])} · ${Math.round((100 * counts[i]) / all)} %`),
+        ),
+      );
+    }),
+  );
+}

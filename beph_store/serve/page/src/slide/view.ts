@@ -1,0 +1,455 @@
+/** A slide: deep zoom, what lies over it, search by clicking, labelling. */
+
+import "./slide.css";
+
+import { get, integers, isAbort, reason, url } from "../api.ts";
+import { h, icon, replace } from "../dom.ts";
+import { count, counted, digits } from "../format.ts";
+import { shortcuts } from "../keys.ts";
+import { LabelBook } from "../labels/book.ts";
+import { labelPanel, type LabelPanel } from "../labels/panel.ts";
+import { link, remember, type Dispose, type Params, type View } from "../router.ts";
+import { hitsOn, search, takeDrops } from "../search/search.ts";
+import { markCard, onTray, stepCard } from "../search/tray.ts";
+import { recipeInfo, setRecipe } from "../session.ts";
+import { toastError } from "../toast.ts";
+import type { SlideInfo, SlideList } from "../types.ts";
+import { placeOf, slideLink, type OverlayAddress, type Place } from "./address.ts";
+import { chooser, type Chooser } from "./chooser.ts";
+import { facts, slideLabel } from "./facts.ts";
+import { rowAt, rowOf, rowsIn, tileGrid, type TileGrid } from "./grid.ts";
+import { legend } from "./legend.ts";
+import { Layers } from "./painting.ts";
+import { scaleBar } from "./scale.ts";
+import { toolbar, type Toggle } from "./toolbar.ts";
+import { colours, loadValues, type Style, type Values } from "./values.ts";
+import { SlideViewer, type Box } from "./viewer.ts";
+
+/** Kept while one goes from slide to slide. */
+const style: Style = { map: "viridis", opacity: 0.6, range: null, from: 0, without: new Set() };
+let mode: "look" | "label" = "look";
+const drawn = { tissue: false, grid: false };
+
+export const slide: View = (root, params) => {
+  const ending = new AbortController();
+  let page: SlidePage | null = null;
+  const { recipe, slide: handle } = params.path;
+  if (recipeInfo(recipe)) setRecipe(recipe);
+  const place = h("div", { class: "slide-page", "data-view": "slide", "data-state": "loading" });
+  root.append(place);
+  get<SlideInfo>(`/api/recipes/${encodeURIComponent(recipe)}/slides/${encodeURIComponent(handle)}`, ending.signal).then(
+    (info) => { page = new SlidePage(place, recipe, info, placeOf(params.query)); },
+    (thrown: unknown) => {
+      if (!isAbort(thrown)) failed(place, "This slide cannot be shown", reason(thrown));
+    },
+  );
+  const dispose: Dispose = () => {
+    ending.abort();
+    page?.destroy();
+  };
+  dispose.update = (next: Params): boolean => {
+    if (next.path.recipe !== recipe || next.path.slide !== handle || !page) return false;
+    page.go(placeOf(next.query));
+    return true;
+  };
+  return dispose;
+};
+
+function failed(place: HTMLElement, title: string, why: string): void {
+  place.dataset.state = "failed";
+  replace(place, h("div", { class: "empty" }, icon("warn"), h("h2", null, title), h("p", null, why), h("a", { class: "button", href: "#/" }, "All slides")));
+}
+
+class SlidePage {
+  private readonly place: HTMLElement;
+  private readonly recipe: string;
+  private readonly info: SlideInfo;
+  private readonly mpp: number;
+  private readonly layers = new Layers();
+  private readonly ending = new AbortController();
+  private readonly offs: (() => void)[] = [];
+  private readonly readout = h("output", { class: "readout", "data-test": "readout", "aria-live": "off" });
+  private readonly stage = h("div", { class: "stage" });
+  private readonly side = h("aside", { class: "inspector", "aria-label": "About the slide" });
+  private readonly legend = legend(style, () => this.recolour());
+  private readonly chooser: Chooser;
+  private readonly book: LabelBook;
+  private readonly labels: LabelPanel;
+  private viewer: SlideViewer | null = null;
+  private grid: TileGrid | null = null;
+  private values: Values | null = null;
+  private overlay: OverlayAddress = { kind: "none" };
+  private loading: AbortController | null = null;
+  private modeSwitch = h("div", { class: "segments wide", role: "group", "aria-label": "What a click does" });
+  private lookPart = h("div", { class: "stack" });
+  private labelPart = h("div", { class: "stack" });
+
+  constructor(place: HTMLElement, recipe: string, info: SlideInfo, at: Place) {
+    this.place = place;
+    this.recipe = recipe;
+    this.info = info;
+    this.mpp = info.mpp_x && info.mpp_y ? (info.mpp_x + info.mpp_y) / 2 : 0;
+    this.overlay = at.overlay ?? this.overlay;
+    this.chooser = chooser(recipe, this.overlay, (overlay) => this.setOverlay(overlay), this.ending.signal);
+    this.book = new LabelBook(recipe, info.slide, () => this.labelsChanged(), () => this.refitted());
+    this.labels = labelPanel(this.book, () => (this.grid && this.layers.selected >= 0 ? this.grid.tile[this.layers.selected] : null));
+    document.title = `${info.slide_id} · beph-store`;
+    replace(place, this.stage, this.side);
+    this.layers.opacity = style.opacity;
+    this.drawSide();
+    if (!info.image) {
+      this.place.dataset.state = "failed";
+      replace(this.stage, h("div", { class: "empty" }, icon("warn"), h("h2", null, "This slide could not be opened"), h("p", null, info.error ?? info.note)));
+      return;
+    }
+    this.open(at);
+  }
+
+  destroy(): void {
+    this.ending.abort();
+    this.loading?.abort();
+    for (const off of this.offs) off();
+    this.book.destroy();
+    this.viewer?.destroy();
+  }
+
+  /** Look at another place of the same slide. */
+  go(at: Place): void {
+    if (at.x !== undefined && at.y !== undefined) this.viewer?.look(at.x, at.y, at.z ?? this.viewer.place.z);
+    if (at.tile !== undefined && this.grid) this.select(rowOf(this.grid, at.tile));
+    if (at.overlay && at.overlay.kind !== "none") this.setOverlay(at.overlay);
+  }
+
+  // ---- the stage ------------------------------------------------------------------------------
+
+  private open(at: Place): void {
+    const bar = scaleBar(this.mpp);
+    const element = h("div", { class: "viewer" });
+    const tools = toolbar(this.mpp, {
+      zoom: (factor) => this.viewer?.zoomBy(factor),
+      fit: () => this.viewer?.fit(),
+      scale: (scale) => {
+        const now = this.viewer?.place;
+        if (now) this.viewer?.look(now.x, now.y, scale);
+      },
+      toggle: (what) => this.toggle(what),
+    });
+    replace(this.stage, element, tools.element, this.legend.element, h("div", { class: "stage-foot" }, bar.element, this.readout), this.note());
+    const placed = at.x !== undefined && at.y !== undefined;
+    let first = true;
+    this.viewer = new SlideViewer(element, this.recipe, this.info, (context, sight) => {
+      bar.show(sight.scale);
+      this.layers.paint(context, sight);
+    }, {
+      click: (x, y, event) => this.click(x, y, event),
+      region: (box) => this.region(box),
+      pointer: (x, y) => this.point(x, y),
+      rest: () => this.keepAddress(),
+      state: (state, message) => {
+        this.place.dataset.state = state;
+        if (state === "failed") toastError(new Error(message || "the image of this slide cannot be read"));
+        if (state !== "open" || !first) return;
+        first = false;
+        if (placed) this.viewer?.look(at.x ?? 0, at.y ?? 0, at.z ?? 0.5, true);
+      },
+    });
+    this.listen(tools.press);
+    if (drawn.tissue) tools.press("tissue");
+    if (drawn.grid) tools.press("grid");
+    void this.loadGrid(at);
+  }
+
+  private note(): HTMLElement | false {
+    if (this.info.file) return this.info.note ? h("div", { class: "stage-note", "data-test": "slide-note" }, icon("info"), h("span", null, this.info.note)) : false;
+    return h(
+      "div",
+      { class: "stage-note", "data-tone": "warn", "data-test": "moved", role: "note" },
+      icon("warn"),
+      h("span", null, h("strong", null, "The slide's file is not there. "), "Shown is the stored overview; tiles, overlays and search work as before. ", h("span", { class: "muted" }, this.info.note)),
+    );
+  }
+
+  private listen(press: (what: Toggle) => void): void {
+    const move = (dx: number, dy: number) => (): void => this.viewer?.panBy(dx, dy);
+    this.offs.push(
+      shortcuts("Slide", [
+        { keys: "+ =", shown: "+", does: "nearer", run: () => this.viewer?.zoomBy(1.6) },
+        { keys: "- _", shown: "-", does: "farther", run: () => this.viewer?.zoomBy(1 / 1.6) },
+        { keys: "0", does: "the whole slide", run: () => this.viewer?.fit() },
+        { keys: "ArrowLeft", does: "move; so do the other arrows", run: move(-0.2, 0) },
+        { keys: "ArrowRight", shown: "ArrowRight", does: "move right", run: move(0.2, 0) },
+        { keys: "ArrowUp", does: "move up", run: move(0, -0.2) },
+        { keys: "ArrowDown", does: "move down", run: move(0, 0.2) },
+        { keys: "Enter", does: "search from the middle of the view, or label there", run: () => this.clickMiddle() },
+        { keys: "r", does: "drag a region instead of the slide", run: () => press("region") },
+        { keys: "m", does: "tissue mask", run: () => press("tissue") },
+        { keys: "t", does: "outlines of the tiles", run: () => press("grid") },
+        { keys: "o", does: "hide the overlay for a look", run: () => press("hidden") },
+        { keys: "[ ]", does: "weaker or stronger overlay", run: (event) => this.fade(event.key === "]" ? 0.1 : -0.1) },
+        { keys: ", .", does: "the tile before, the next of the strip", run: (event) => { stepCard(event.key === "." ? 1 : -1); } },
+        { keys: "l", does: "label or look", run: () => this.setMode(mode === "look" ? "label" : "look") },
+        { keys: "", shown: "Shift drag", does: "search a region, or label it" },
+        { keys: "", shown: "drop", does: "an image file: search for its like" },
+      ]),
+      shortcuts("Labels", [
+        { keys: "1 2 3 4 5 6 7 8 9", shown: "1 … 9", does: "the class; labels a proposed tile", run: (event) => { if (mode === "label") this.labels.choose(Number(event.key) - 1); } },
+        { keys: "mod+z", does: "take back", run: () => void this.book.step("undo") },
+        { keys: "mod+shift+z mod+y", shown: "mod+shift+z", does: "put back", run: () => void this.book.step("redo") },
+        { keys: "n", does: "propose tiles to label", run: () => { this.setMode("label"); this.labels.propose(); } },
+      ]),
+      takeDrops(this.place, () => this.recipe),
+      onTray(() => this.showHits()),
+    );
+  }
+
+  private async loadGrid(at: Place): Promise<void> {
+    const { signal } = this.ending;
+    const base = `/api/recipes/${this.recipe}/slides/${this.info.slide}`;
+    try {
+      const rows = await integers(`${base}/grid.bin`, signal);
+      const spec = recipeInfo(this.recipe)?.recipe.tile;
+      const stride = spec && this.mpp ? (spec.stride_px * spec.mpp) / this.mpp : 0;
+      this.grid = this.layers.grid = tileGrid(rows, this.info.footprint_l0 ?? 1, stride);
+      this.place.dataset.tiles = String(this.grid.count);
+    } catch (thrown) {
+      if (isAbort(thrown)) return;
+      this.chooser.state("failed", reason(thrown));
+      return;
+    }
+    if (at.tile !== undefined) this.select(rowOf(this.grid, at.tile));
+    void this.book.load();
+    this.showHits();
+    this.setMode(mode);
+    await this.setOverlay(this.overlay);
+  }
+
+  private click(x: number, y: number, event: PointerEvent | null): void {
+    if (!this.grid) return;
+    const row = rowAt(this.grid, x, y);
+    if (mode === "label" && !(event?.altKey ?? false)) {
+      if (row >= 0) this.label(row);
+      return;
+    }
+    if (row < 0) return;
+    this.select(row);
+    const tile = this.grid.tile[row];
+    const half = this.grid.side / 2;
+    this.layers.region = null;
+    search(this.recipe, { kind: "place", slide: this.info.slide, name: this.info.slide_id, point: [Math.round(this.grid.x[row] + half), Math.round(this.grid.y[row] + half)] });
+    if (this.overlay.kind === "none" || this.overlay.kind === "similarity") void this.setOverlay({ kind: "similarity", of: this.info.slide, tile });
+  }
+
+  private clickMiddle(): void {
+    const at = this.viewer?.place;
+    if (at && !(document.activeElement instanceof HTMLAnchorElement || document.activeElement instanceof HTMLButtonElement)) this.click(at.x, at.y, null);
+  }
+
+  private region(box: Box): void {
+    if (!this.grid) return;
+    const rows = rowsIn(this.grid, box);
+    if (rows.length === 0) {
+      toastError(new Error("No tile has its middle in this region: draw it larger, or over tissue."));
+      return;
+    }
+    if (mode === "label") {
+      const name = this.labels.active();
+      if (name) void this.book.put({ region: box }, name);
+      else toastError(new Error("Add a class first."));
+      return;
+    }
+    this.layers.region = box;
+    this.viewer?.repaint();
+    search(this.recipe, { kind: "place", slide: this.info.slide, name: `${this.info.slide_id}, ${counted(rows.length, "tile")}`, region: [...box] });
+  }
+
+  private label(row: number): void {
+    const name = this.labels.active();
+    if (!name || !this.grid) {
+      toastError(new Error("Add a class first: its name goes into the field under Classes."));
+      return;
+    }
+    const tile = this.grid.tile[row];
+    void this.book.put({ tile }, this.book.here.get(tile) === name ? null : name);
+  }
+
+  private select(row: number): void {
+    this.layers.selected = row;
+    if (row >= 0 && this.grid) {
+      this.place.dataset.tile = String(this.grid.tile[row]);
+      markCard(`${this.info.slide}/${this.grid.tile[row]}`);
+    }
+    this.viewer?.repaint();
+  }
+
+  private point(x: number | null, y: number | null): void {
+    const row = x === null || y === null || !this.grid ? -1 : rowAt(this.grid, x, y);
+    const value = row >= 0 && this.values ? this.values.values[row] : null;
+    this.legend.point(value ?? null);
+    if (x === null || y === null) {
+      this.readout.textContent = "";
+      return;
+    }
+    const where = `x ${count(Math.round(x))}  y ${count(Math.round(y))}`;
+    const tile = row >= 0 && this.grid ? `  ·  tile ${this.grid.tile[row]}` : "";
+    const label = row >= 0 && this.grid ? this.book.here.get(this.grid.tile[row]) : undefined;
+    const shown = value !== null && this.values?.kind === "scale" ? `  ·  ${digits(value)}` : "";
+    this.readout.textContent = `${where}${tile}${shown}${label ? `  ·  ${label}` : ""}`;
+  }
+
+  private toggle(what: Toggle): boolean {
+    switch (what) {
+      case "region":
+        if (!this.viewer) return false;
+        this.viewer.regionMode = !this.viewer.regionMode;
+        this.stage.dataset.region = String(this.viewer.regionMode);
+        return this.viewer.regionMode;
+      case "tissue":
+        this.layers.showTissue = drawn.tissue = !this.layers.showTissue;
+        if (this.layers.showTissue) this.loadTissue();
+        break;
+      case "grid":
+        this.layers.showGrid = drawn.grid = !this.layers.showGrid;
+        break;
+      case "hidden":
+        this.layers.hidden = !this.layers.hidden;
+        break;
+    }
+    this.viewer?.repaint();
+    return { tissue: this.layers.showTissue, grid: this.layers.showGrid, hidden: this.layers.hidden }[what];
+  }
+
+  private loadTissue(): void {
+    const { image } = this.info;
+    const mask = new Image();
+    mask.addEventListener("load", () => {
+      if (image) this.layers.setTissue(mask, image.width, image.height);
+      this.viewer?.repaint();
+    }, { signal: this.ending.signal });
+    mask.src = `/api/recipes/${this.recipe}/slides/${this.info.slide}/tissue.png`;
+  }
+
+  // ---- overlays -------------------------------------------------------------------------------
+
+  private async setOverlay(overlay: OverlayAddress): Promise<void> {
+    this.loading?.abort();
+    const mine = (this.loading = new AbortController());
+    this.overlay = overlay;
+    this.chooser.show(overlay);
+    this.chooser.state("loading");
+    this.place.dataset.overlay = overlay.kind;
+    this.place.dataset.overlayState = "loading";
+    try {
+      const values = await loadValues(this.recipe, this.info.slide, overlay, mine.signal);
+      if (values && this.grid && values.values.length !== this.grid.count) throw new Error("the slide was ingested anew just now: load the page again");
+      this.values = values;
+      this.legend.show(values);
+      this.recolour();
+      this.chooser.state("ready");
+      this.place.dataset.overlayState = "ready";
+    } catch (thrown) {
+      if (isAbort(thrown)) return;
+      this.values = null;
+      this.legend.show(null);
+      this.recolour();
+      this.chooser.state("failed", reason(thrown));
+      this.place.dataset.overlayState = "failed";
+    }
+    this.keepAddress();
+  }
+
+  private recolour(): void {
+    this.layers.paintTiles(this.values ? colours(this.values, style) : null);
+    this.viewer?.repaint();
+  }
+
+  private fade(by: number): void {
+    const to = Math.min(1, Math.max(0.1, Math.round((style.opacity + by) * 10) / 10));
+    this.opacityField.value = String(to);
+    this.setOpacity(to);
+  }
+
+  private setOpacity(to: number): void {
+    style.opacity = this.layers.opacity = to;
+    this.viewer?.repaint();
+  }
+
+  private showHits(): void {
+    this.layers.hits = hitsOn(this.recipe, this.info.slide);
+    if (this.layers.hits.length === 0) this.layers.region = null;
+    this.viewer?.repaint();
+  }
+
+  private keepAddress(): void {
+    if (!this.viewer || this.ending.signal.aborted) return;
+    const tile = this.layers.selected >= 0 ? this.grid?.tile[this.layers.selected] : undefined;
+    remember(slideLink(this.recipe, this.info.slide, { ...this.viewer.place, tile, overlay: this.overlay }));
+  }
+
+  // ---- labels ---------------------------------------------------------------------------------
+
+  private labelsChanged(): void {
+    this.labels.draw();
+    this.chooser.labelled(this.book.classes.map((entry) => entry.label));
+    const { grid } = this;
+    if (!grid) return;
+    this.layers.marks = mode === "label" || this.overlay.kind === "classes"
+      ? [...this.book.here].map(([tile, name]) => ({ row: rowOf(grid, tile), colour: this.book.colour(name) })).filter((mark) => mark.row >= 0)
+      : [];
+    this.place.dataset.labels = String(this.book.here.size);
+    this.viewer?.repaint();
+  }
+
+  private refitted(): void {
+    if (this.book.refit && (this.overlay.kind === "classes" || (mode === "label" && this.overlay.kind !== "head"))) {
+      void this.setOverlay(this.overlay.kind === "classes" ? this.overlay : { kind: "classes", class: "" });
+    } else if (!this.book.refit && this.overlay.kind === "classes") {
+      void this.setOverlay({ kind: "none" });
+    }
+  }
+
+  private setMode(to: "look" | "label"): void {
+    mode = to;
+    this.place.dataset.mode = to;
+    replace(this.modeSwitch, ...(["look", "label"] as const).map((name) =>
+      h("button", { "aria-pressed": String(name === to), "data-test": `mode-${name}`, title: name === "look" ? "A click searches for tiles like it (l)" : "A click labels the tile (l)", onclick: () => this.setMode(name) },
+        icon(name === "look" ? "search" : "tag"), name === "look" ? "Look and search" : "Label")));
+    this.labelPart.hidden = to !== "label";
+    if (to === "label") this.refitted();
+    this.labelsChanged();
+  }
+
+  // ---- the panel beside it --------------------------------------------------------------------
+
+  private readonly opacityField = h("input", { type: "range", min: 0.1, max: 1, step: 0.05, value: style.opacity, "data-test": "opacity" });
+
+  private drawSide(): void {
+    const about = h("div", null, facts(this.info, {}));
+    this.opacityField.addEventListener("input", () => this.setOpacity(Number(this.opacityField.value)));
+    replace(this.lookPart, this.chooser.element, h("label", { class: "labelled" }, h("span", null, "Opacity"), this.opacityField));
+    replace(this.labelPart, this.labels.element);
+    this.labelPart.hidden = mode !== "label";
+    const known = this.info.status === "done";
+    replace(
+      this.side,
+      h("header", { class: "slide-head" },
+        h("a", { class: "small back", href: "#/" }, icon("left"), "All slides"),
+        h("h1", { class: "slide-name", title: this.info.slide_id, "data-test": "slide-name" }, this.info.slide_id),
+        this.info.status !== "done" && h("div", { class: "note", "data-tone": this.info.status === "failed" ? "bad" : "warn" }, icon("warn"), h("span", null, this.info.status === "empty" ? "No tissue was found: there are no tiles." : (this.info.error ?? "It failed.")))),
+      known && this.modeSwitch,
+      known && this.labelPart,
+      known && this.lookPart,
+      known && h("button", { class: "button small wide", "data-test": "search-slide", onclick: () => search(this.recipe, { kind: "place", slide: this.info.slide, name: this.info.slide_id }) }, icon("search"), "Tiles like the whole slide"),
+      h("section", { class: "stack tight" }, h("h3", null, "About"), about),
+      slideLabel(this.recipe, this.info.slide, this.ending.signal),
+      h("a", { class: "small", href: link("/train") }, "Train a head on labels of slides"),
+    );
+    if (known) this.setMode(mode);
+    get<SlideList>(url(`/api/recipes/${this.recipe}/slides`, { q: this.info.slide_id, limit: 1000 }), this.ending.signal).then(
+      (said) => {
+        const mine = said.slides.find((entry) => entry.slide === this.info.slide);
+        if (mine) replace(about, facts(this.info, mine.labels));
+      },
+      () => undefined,
+    );
+  }
+}

@@ -58,6 +58,8 @@ class Jobs:
     """The jobs in a folder, which is made with the first of them. Usable from several threads and servers."""
 
     root: Path
+    #: What starts a keeper; the folder and the number of the lock are put behind it.
+    command: tuple[str, ...] = (sys.executable, "-P", "-m", keeper.__name__)
     #: Keepers that this process started and has to wait for.
     _children: set[int] = field(default_factory=set)
     _wake: threading.Event = field(default_factory=threading.Event)
@@ -235,8 +237,8 @@ class Jobs:
             found = read(folder)
             if found is None or found.state != "queued":
                 return False  # cancelled, or deleted, just now
-            write(folder, dataclasses.replace(job, starts=job.starts + 1))
-            self._children.add(_spawned(folder, held))
+            write(folder, dataclasses.replace(found, starts=found.starts + 1))
+            self._children.add(_spawned(self.command, folder, held))
         return True
 
     def _reap(self) -> None:
@@ -258,9 +260,9 @@ def died(job: Job, folder: Folder) -> Job:
     return dataclasses.replace(job, state="failed", error=why, progress=read_json(folder.progress))
 
 
-def _spawned(folder: Folder, lock: int) -> int:
+def _spawned(command: tuple[str, ...], folder: Folder, lock: int) -> int:
     """A keeper in a session of its own, with the open lock and nothing else of ours. Returns its number."""
-    command = [sys.executable, "-P", "-m", keeper.__name__, str(folder.root.resolve()), str(_HANDED)]
+    line = [*command, str(folder.root.resolve()), str(_HANDED)]
     printed = str(folder.keeper_log)
     files = [
         (os.POSIX_SPAWN_DUP2, lock, _HANDED),
@@ -268,4 +270,4 @@ def _spawned(folder: Folder, lock: int) -> int:
         (os.POSIX_SPAWN_OPEN, 1, printed, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
-    return os.posix_spawn(sys.executable, command, os.environ, file_actions=files, setsid=True)
+    return os.posix_spawn(line[0], line, os.environ, file_actions=files, setsid=True)

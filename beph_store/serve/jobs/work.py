@@ -103,10 +103,13 @@ def train(job: Job, folder: Folder, tell: Teller) -> dict[str, Any]:
 
 def apply(job: Job, folder: Folder, tell: Teller) -> dict[str, Any]:
     """Ask a head about every slide; what it says is kept in the store."""
-    from beph_store.engine.study.job import apply_job
+    from beph_store.engine.study.applied import apply_head
+    from beph_store.engine.study.trained import TrainedRun
+    from beph_store.store import Store
 
-    head = str(job.options["head"])
-    return apply_job(job.work["store"], head, job.work["folder"], progress=tell.count("cases"))
+    run = TrainedRun.open(job.work["folder"], device="cpu")  # the GPU is for the heavy lane
+    store = Store.open(job.work["store"])
+    return apply_head(run, store, str(job.options["head"]), progress=tell.count("cases"))
 
 
 def ingest(job: Job, folder: Folder, tell: Teller) -> dict[str, Any]:

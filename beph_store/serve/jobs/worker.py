@@ -27,18 +27,23 @@ _NICE = 5
 
 def main() -> None:
     """What the keeper starts."""
-    folder, lock = Folder(Path(sys.argv[1])), int(sys.argv[2])
+    folder = Folder(Path(sys.argv[1]))
+    prepare(int(sys.argv[2]))
+    try:
+        sys.exit(work(folder))
+    except KeyboardInterrupt:
+        print("stopped", flush=True)  # noqa: T201 - its log
+        sys.exit(130)
+
+
+def prepare(lock: int) -> None:
+    """Be a worker: end when asked to, and with the keeper; ``lock`` is the open file that came from it."""
     os.set_inheritable(lock, False)  # ours until we end; what we start must not hold on to it
     signal.signal(signal.SIGTERM, _stop)
     threading.Thread(target=_end_with_keeper, name="lifeline", daemon=True).start()
     faulthandler.enable()
     with contextlib.suppress(OSError):
         os.nice(_NICE)
-    try:
-        sys.exit(work(folder))
-    except KeyboardInterrupt:
-        print("stopped", flush=True)  # noqa: T201 - its log
-        sys.exit(130)
 
 
 def work(folder: Folder) -> int:

@@ -21,7 +21,9 @@ from beph_store.store.reader import RecipeRecord
 if TYPE_CHECKING:
     from beph_store.serve.desk import Desk
 
-_MOST_SLIDES = 10_000
+_MOST_SLIDES = 1000
+#: Of many paths so many are told again.
+_TOLD_SLIDES = 20
 _LONGEST_PATH = 4096
 
 
@@ -130,6 +132,8 @@ def _ingest(desk: Desk, recipe: str | None, options: Mapping[str, Any]) -> NewJo
     IngestOptions(**work["ingest"])
     first = paths[0].name if len(paths) == 1 else f"{len(paths)} slides and folders"
     told = {name: value for name, value in given.items() if name != "title"}
+    if len(paths) > _TOLD_SLIDES:
+        told |= {"slides": given["slides"][:_TOLD_SLIDES], "slides_in_all": len(paths)}
     return NewJob("ingest", given.get("title") or f"ingest {first}", told, recipe, work)
 
 

@@ -121,6 +121,15 @@ class Reader:
     ping: asyncio.Event = field(default_factory=asyncio.Event)
     gone: bool = False
 
+    async def pinged(self, seconds: float) -> bool:
+        """Wait until there is something to see; False if there was nothing for so long."""
+        self.ping.clear()
+        try:
+            await asyncio.wait_for(self.ping.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
     def leave(self) -> None:
         """Nobody listens any more."""
         self.gone = True
@@ -158,38 +167,47 @@ class Feed:
             await self._look()
             if self._looking is None and not self._closed:
                 self._looking = asyncio.create_task(self._look_on())
-            at = self._place(last_id)
             yield b"retry: 2000\n\n"
-            if at is None:
-                lost = [_block("reset", {})] if last_id else []
-                at = self._last
-                jobs = [_block("job", job) for job in self.watch.open_jobs()]
-                yield b"".join([*lost, *jobs, f"id: {self._name}-{at}\n\n".encode()])
+            at, first = self._start(last_id)
+            if first:
+                yield first
             while not (self._closed or reader.gone):
-                fresh = [message for number, message in self._kept if number > at]
-                if fresh and self._last - at > len(fresh):
-                    fresh.insert(0, _block("reset", {}))
+                at, fresh = self._since(at)
                 if fresh:
-                    at = self._last
-                    yield b"".join(fresh)
-                    continue
-                reader.ping.clear()
-                try:
-                    await asyncio.wait_for(reader.ping.wait(), self.heartbeat)
-                except TimeoutError:
+                    yield fresh
+                elif not await reader.pinged(self.heartbeat):
                     yield b": still here\n\n"
         finally:
             self._readers.discard(reader)
-            if not self._readers and self._looking is not None:
-                self._looking.cancel()
-                self._looking = None
+            if not self._readers:
+                self._rest()
+
+    def _start(self, last_id: str | None) -> tuple[int, bytes]:
+        """Number of the message after which a stream goes on, and what it begins with."""
+        at = self._place(last_id)
+        if at is not None:
+            return at, b""
+        lost = [_block("reset", {})] if last_id else []
+        jobs = [_block("job", job) for job in self.watch.open_jobs()]
+        return self._last, b"".join([*lost, *jobs, f"id: {self._name}-{self._last}\n\n".encode()])
+
+    def _since(self, at: int) -> tuple[int, bytes]:
+        """Number of the last message, and those after ``at``."""
+        fresh = [message for number, message in self._kept if number > at]
+        if self._last - at > len(fresh):
+            fresh.insert(0, _block("reset", {}))
+        return self._last, b"".join(fresh)
+
+    def _rest(self) -> None:
+        """Look no more."""
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
 
     def close(self) -> None:
         """End every stream."""
         self._closed = True
-        if self._looking is not None:
-            self._looking.cancel()
-            self._looking = None
+        self._rest()
         for reader in self._readers:
             reader.ping.set()
 
@@ -216,10 +234,11 @@ class Feed:
 
     async def _looked(self) -> None:
         async with self._lock:
-            for kind, data in await asyncio.to_thread(self.watch.changes):
+            found = await asyncio.to_thread(self.watch.changes)
+            for kind, data in found:
                 self._last += 1
                 self._kept.append((self._last, _block(kind, data, f"{self._name}-{self._last}")))
-        for reader in self._readers:
+        for reader in self._readers if found else ():
             reader.ping.set()
 
 

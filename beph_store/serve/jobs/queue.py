@@ -166,6 +166,7 @@ class Jobs:
 
     def open(self) -> None:
         """Start what is next, from now on, in a thread."""
+        self._closed = False
         for left in [*self.root.glob(".gone-*"), *self.root.glob(".new-*")]:
             with contextlib.suppress(OSError):
                 if time.time() - left.stat().st_mtime > _LEFT_SECONDS:

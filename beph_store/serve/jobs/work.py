@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _WRITE_SECONDS = 0.5
 _EVENT_SECONDS = 10.0
 _RATE_SECONDS = 30.0
+_SAMPLE_SECONDS = 0.1
 
 
 @dataclass(slots=True)
@@ -56,20 +57,18 @@ class Teller:
                 self._unit = unit
                 self._seen.clear()
                 self._written = 0.0
-            self._seen.append((at, done))
+            if not self._seen or at - self._seen[-1][0] >= _SAMPLE_SECONDS:
+                self._seen.append((at, done))
             while self._seen[0][0] < at - _RATE_SECONDS:
                 self._seen.popleft()
             if done < total and at - self._written < _WRITE_SECONDS:
                 return
-            rate = self._rate()
+            start, before = self._seen[0]
+            rate = (done - before) / (at - start) if done > before and at > start else None
             eta = (total - done) / rate if rate else None
             self.progress({"done": done, "total": total, "unit": unit, "per_second": rate, "eta_seconds": eta})
 
         return told
-
-    def _rate(self) -> float | None:
-        (start, before), (end, done) = self._seen[0], self._seen[-1]
-        return (done - before) / (end - start) if done > before and end > start else None
 
     def progress(self, data: dict[str, Any]) -> None:
         """Write down how far it is, as the API tells it."""

@@ -9,6 +9,8 @@ export interface Shortcut {
   readonly does: string;
   /** Without one it is only listed. */
   readonly run?: (event: KeyboardEvent) => void;
+  /** Left out of the list. */
+  readonly hidden?: boolean;
   /** How the list shows the keys, if not as they are. */
   readonly shown?: string;
 }
@@ -77,7 +79,7 @@ export function showHelp(): void {
             h(
               "dl",
               { class: "help-list" },
-              ...section.list.map((shortcut) => [
+              ...section.list.filter((shortcut) => !shortcut.hidden).map((shortcut) => [
                 h("dt", null, ...caps(shortcut)),
                 h("dd", null, shortcut.does),
               ]),

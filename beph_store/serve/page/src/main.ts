@@ -9,7 +9,8 @@ import { heads } from "./heads/view.ts";
 import { jobs } from "./jobs/view.ts";
 import { shortcuts, showHelp } from "./keys.ts";
 import { go, route, type Route } from "./router.ts";
-import { loadStore } from "./session.ts";
+import { closeTray } from "./search/tray.ts";
+import { loadStore, onRecipe } from "./session.ts";
 import { shell } from "./shell.ts";
 import { slide } from "./slide/view.ts";
 import { store } from "./store/view.ts";
@@ -66,6 +67,8 @@ async function start(): Promise<void> {
     return;
   }
   bar.loaded();
+  // What was found is of one recipe.
+  onRecipe(closeTray);
   route(main, ROUTES, bar.shown);
   document.documentElement.dataset.state = "ready";
 }

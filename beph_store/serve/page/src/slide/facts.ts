@@ -1,16 +1,47 @@
 /** What is known of a slide, in the panel beside it. */
 
-import { get, isAbort, post } from "../api.ts";
+import { get, isAbort, post, url } from "../api.ts";
 import { h, icon, replace, type Child } from "../dom.ts";
 import { count, when } from "../format.ts";
 import { person } from "../person.ts";
 import { isWritable } from "../session.ts";
+import { neighbour, placeInOrder } from "../store/order.ts";
 import { toastError } from "../toast.ts";
-import type { LabelValue, SlideInfo, SlideLabels } from "../types.ts";
+import type { LabelValue, SlideInfo, SlideLabels, SlideList } from "../types.ts";
 import { magnification } from "./scale.ts";
 
-/** The list of facts. `labels` are the operator's, from a table. */
-export function facts(info: SlideInfo, labels: Readonly<Record<string, LabelValue>>): HTMLElement {
+/** Name, state, and the ways to the slides before and after. */
+export function slideHead(recipe: string, info: SlideInfo, step: (by: number) => void): HTMLElement {
+  const at = placeInOrder(recipe, info.slide);
+  const button = (by: 1 | -1, label: string): Child =>
+    h("button", { class: "button quiet square small", title: label, "aria-label": label, disabled: !neighbour(recipe, info.slide, by), onclick: () => step(by) }, icon(by > 0 ? "right" : "left"));
+  return h(
+    "header",
+    { class: "slide-head" },
+    h("div", { class: "row" },
+      h("a", { class: "small back", href: "#/" }, icon("slides"), "All slides"), h("span", { class: "grow" }),
+      at && [button(-1, "Slide before (k)"), h("span", { class: "muted small nowrap" }, at), button(1, "Next slide (j)")]),
+    h("h1", { class: "slide-name", title: info.slide_id, "data-test": "slide-name" }, info.slide_id),
+    info.status !== "done" &&
+      h("div", { class: "note", "data-tone": info.status === "failed" ? "bad" : "warn" }, icon("warn"),
+        h("span", null, info.status === "empty" ? "No tissue was found: there are no tiles." : (info.error ?? "It failed."))),
+  );
+}
+
+/** The list of facts; the operator's labels join when they are read. */
+export function facts(recipe: string, info: SlideInfo, signal: AbortSignal): HTMLElement {
+  const element = h("div", null, factList(info, {}));
+  get<SlideList>(url(`/api/recipes/${recipe}/slides`, { q: info.slide_id, limit: 1000 }), signal).then(
+    (said) => {
+      const mine = said.slides.find((entry) => entry.slide === info.slide);
+      if (mine) replace(element, factList(info, mine.labels));
+    },
+    () => undefined,
+  );
+  return element;
+}
+
+function factList(info: SlideInfo, labels: Readonly<Record<string, LabelValue>>): HTMLElement {
   const mpp = info.mpp_x && info.mpp_y ? (info.mpp_x + info.mpp_y) / 2 : null;
   const size = info.width_l0 && info.height_l0 ? `${count(info.width_l0)} × ${count(info.height_l0)} px` : null;
   const real = mpp && info.width_l0 && info.height_l0 ? `${((info.width_l0 * mpp) / 1000).toFixed(1)} × ${((info.height_l0 * mpp) / 1000).toFixed(1)} mm` : null;

@@ -2,27 +2,27 @@
 
 import "./slide.css";
 
-import { get, integers, isAbort, reason, url } from "../api.ts";
+import { get, integers, isAbort, reason } from "../api.ts";
 import { h, icon, replace } from "../dom.ts";
 import { count, counted, digits } from "../format.ts";
-import { shortcuts } from "../keys.ts";
 import { LabelBook } from "../labels/book.ts";
 import { labelPanel, type LabelPanel } from "../labels/panel.ts";
-import { link, remember, type Dispose, type Params, type View } from "../router.ts";
+import { go, link, remember, type Dispose, type Params, type View } from "../router.ts";
 import { hitsOn, search, takeDrops } from "../search/search.ts";
-import { markCard, onTray, stepCard } from "../search/tray.ts";
+import { markCard, onTray } from "../search/tray.ts";
 import { recipeInfo, setRecipe } from "../session.ts";
+import { neighbour } from "../store/order.ts";
 import { toastError } from "../toast.ts";
-import type { SlideInfo, SlideList } from "../types.ts";
-import { placeOf, slideLink, type OverlayAddress, type Place } from "./address.ts";
-import { chooser, type Chooser } from "./chooser.ts";
-import { facts, slideLabel } from "./facts.ts";
+import type { SlideInfo } from "../types.ts";
+import { placeOf, slideLink, type Place } from "./address.ts";
+import { facts, slideHead, slideLabel } from "./facts.ts";
 import { rowAt, rowOf, rowsIn, tileGrid, type TileGrid } from "./grid.ts";
-import { legend } from "./legend.ts";
+import { slideKeys } from "./keys.ts";
+import { Overlaying } from "./overlaying.ts";
 import { Layers } from "./painting.ts";
 import { scaleBar } from "./scale.ts";
 import { toolbar, type Toggle } from "./toolbar.ts";
-import { colours, loadValues, type Style, type Values } from "./values.ts";
+import type { Style } from "./values.ts";
 import { SlideViewer, type Box } from "./viewer.ts";
 
 /** Kept while one goes from slide to slide. */
@@ -71,26 +71,30 @@ class SlidePage {
   private readonly readout = h("output", { class: "readout", "data-test": "readout", "aria-live": "off" });
   private readonly stage = h("div", { class: "stage" });
   private readonly side = h("aside", { class: "inspector", "aria-label": "About the slide" });
-  private readonly legend = legend(style, () => this.recolour());
-  private readonly chooser: Chooser;
+  private readonly over: Overlaying;
   private readonly book: LabelBook;
   private readonly labels: LabelPanel;
   private viewer: SlideViewer | null = null;
   private grid: TileGrid | null = null;
-  private values: Values | null = null;
-  private overlay: OverlayAddress = { kind: "none" };
-  private loading: AbortController | null = null;
-  private modeSwitch = h("div", { class: "segments wide", role: "group", "aria-label": "What a click does" });
-  private lookPart = h("div", { class: "stack" });
-  private labelPart = h("div", { class: "stack" });
+  /** The view is where it was asked to be: from now on the address follows it. */
+  private opened = false;
+  private readonly modeSwitch = h("div", { class: "segments wide", role: "group", "aria-label": "What a click does" });
+  private readonly lookPart = h("div", { class: "stack" });
+  private readonly labelPart = h("div", { class: "stack" });
 
   constructor(place: HTMLElement, recipe: string, info: SlideInfo, at: Place) {
     this.place = place;
     this.recipe = recipe;
     this.info = info;
     this.mpp = info.mpp_x && info.mpp_y ? (info.mpp_x + info.mpp_y) / 2 : 0;
-    this.overlay = at.overlay ?? this.overlay;
-    this.chooser = chooser(recipe, this.overlay, (overlay) => this.setOverlay(overlay), this.ending.signal);
+    this.over = new Overlaying({ recipe, slide: info.slide, signal: this.ending.signal }, at.overlay ?? { kind: "none" }, this.layers, style, {
+      repaint: () => this.viewer?.repaint(),
+      state: (overlay, state) => {
+        place.dataset.overlay = overlay.kind;
+        place.dataset.overlayState = state;
+        if (state === "ready") this.keepAddress();
+      },
+    });
     this.book = new LabelBook(recipe, info.slide, () => this.labelsChanged(), () => this.refitted());
     this.labels = labelPanel(this.book, () => (this.grid && this.layers.selected >= 0 ? this.grid.tile[this.layers.selected] : null));
     document.title = `${info.slide_id} · beph-store`;
@@ -107,7 +111,6 @@ class SlidePage {
 
   destroy(): void {
     this.ending.abort();
-    this.loading?.abort();
     for (const off of this.offs) off();
     this.book.destroy();
     this.viewer?.destroy();
@@ -117,7 +120,7 @@ class SlidePage {
   go(at: Place): void {
     if (at.x !== undefined && at.y !== undefined) this.viewer?.look(at.x, at.y, at.z ?? this.viewer.place.z);
     if (at.tile !== undefined && this.grid) this.select(rowOf(this.grid, at.tile));
-    if (at.overlay && at.overlay.kind !== "none") this.setOverlay(at.overlay);
+    if (at.overlay && at.overlay.kind !== "none") void this.over.set(at.overlay);
   }
 
   // ---- the stage ------------------------------------------------------------------------------
@@ -134,9 +137,8 @@ class SlidePage {
       },
       toggle: (what) => this.toggle(what),
     });
-    replace(this.stage, element, tools.element, this.legend.element, h("div", { class: "stage-foot" }, bar.element, this.readout), this.note());
+    replace(this.stage, element, tools.element, this.over.legend.element, h("div", { class: "stage-foot" }, bar.element, this.readout), this.note());
     const placed = at.x !== undefined && at.y !== undefined;
-    let first = true;
     this.viewer = new SlideViewer(element, this.recipe, this.info, (context, sight) => {
       bar.show(sight.scale);
       this.layers.paint(context, sight);
@@ -148,8 +150,8 @@ class SlidePage {
       state: (state, message) => {
         this.place.dataset.state = state;
         if (state === "failed") toastError(new Error(message || "the image of this slide cannot be read"));
-        if (state !== "open" || !first) return;
-        first = false;
+        if (state !== "open" || this.opened) return;
+        this.opened = true;
         if (placed) this.viewer?.look(at.x ?? 0, at.y ?? 0, at.z ?? 0.5, true);
       },
     });
@@ -170,33 +172,23 @@ class SlidePage {
   }
 
   private listen(press: (what: Toggle) => void): void {
-    const move = (dx: number, dy: number) => (): void => this.viewer?.panBy(dx, dy);
     this.offs.push(
-      shortcuts("Slide", [
-        { keys: "+ =", shown: "+", does: "nearer", run: () => this.viewer?.zoomBy(1.6) },
-        { keys: "- _", shown: "-", does: "farther", run: () => this.viewer?.zoomBy(1 / 1.6) },
-        { keys: "0", does: "the whole slide", run: () => this.viewer?.fit() },
-        { keys: "ArrowLeft", does: "move; so do the other arrows", run: move(-0.2, 0) },
-        { keys: "ArrowRight", shown: "ArrowRight", does: "move right", run: move(0.2, 0) },
-        { keys: "ArrowUp", does: "move up", run: move(0, -0.2) },
-        { keys: "ArrowDown", does: "move down", run: move(0, 0.2) },
-        { keys: "Enter", does: "search from the middle of the view, or label there", run: () => this.clickMiddle() },
-        { keys: "r", does: "drag a region instead of the slide", run: () => press("region") },
-        { keys: "m", does: "tissue mask", run: () => press("tissue") },
-        { keys: "t", does: "outlines of the tiles", run: () => press("grid") },
-        { keys: "o", does: "hide the overlay for a look", run: () => press("hidden") },
-        { keys: "[ ]", does: "weaker or stronger overlay", run: (event) => this.fade(event.key === "]" ? 0.1 : -0.1) },
-        { keys: ", .", does: "the tile before, the next of the strip", run: (event) => { stepCard(event.key === "." ? 1 : -1); } },
-        { keys: "l", does: "label or look", run: () => this.setMode(mode === "look" ? "label" : "look") },
-        { keys: "", shown: "Shift drag", does: "search a region, or label it" },
-        { keys: "", shown: "drop", does: "an image file: search for its like" },
-      ]),
-      shortcuts("Labels", [
-        { keys: "1 2 3 4 5 6 7 8 9", shown: "1 … 9", does: "the class; labels a proposed tile", run: (event) => { if (mode === "label") this.labels.choose(Number(event.key) - 1); } },
-        { keys: "mod+z", does: "take back", run: () => void this.book.step("undo") },
-        { keys: "mod+shift+z mod+y", shown: "mod+shift+z", does: "put back", run: () => void this.book.step("redo") },
-        { keys: "n", does: "propose tiles to label", run: () => { this.setMode("label"); this.labels.propose(); } },
-      ]),
+      slideKeys({
+        zoom: (factor) => this.viewer?.zoomBy(factor),
+        fit: () => this.viewer?.fit(),
+        pan: (dx, dy) => this.viewer?.panBy(dx, dy),
+        middle: () => this.clickMiddle(),
+        press,
+        fade: (by) => this.fade(by),
+        switchMode: () => this.setMode(mode === "look" ? "label" : "look"),
+        choose: (at) => { if (mode === "label") this.labels.choose(at); },
+        step: (what) => void this.book.step(what),
+        slide: (by) => this.stepSlide(by),
+        propose: () => {
+          this.setMode("label");
+          this.labels.propose();
+        },
+      }),
       takeDrops(this.place, () => this.recipe),
       onTray(() => this.showHits()),
     );
@@ -213,14 +205,14 @@ class SlidePage {
       this.place.dataset.tiles = String(this.grid.count);
     } catch (thrown) {
       if (isAbort(thrown)) return;
-      this.chooser.state("failed", reason(thrown));
+      this.over.chooser.state("failed", reason(thrown));
       return;
     }
     if (at.tile !== undefined) this.select(rowOf(this.grid, at.tile));
     void this.book.load();
     this.showHits();
     this.setMode(mode);
-    await this.setOverlay(this.overlay);
+    await this.over.set(this.over.overlay);
   }
 
   private click(x: number, y: number, event: PointerEvent | null): void {
@@ -236,7 +228,7 @@ class SlidePage {
     const half = this.grid.side / 2;
     this.layers.region = null;
     search(this.recipe, { kind: "place", slide: this.info.slide, name: this.info.slide_id, point: [Math.round(this.grid.x[row] + half), Math.round(this.grid.y[row] + half)] });
-    if (this.overlay.kind === "none" || this.overlay.kind === "similarity") void this.setOverlay({ kind: "similarity", of: this.info.slide, tile });
+    if (this.over.overlay.kind === "none" || this.over.overlay.kind === "similarity") void this.over.set({ kind: "similarity", of: this.info.slide, tile });
   }
 
   private clickMiddle(): void {
@@ -283,8 +275,8 @@ class SlidePage {
 
   private point(x: number | null, y: number | null): void {
     const row = x === null || y === null || !this.grid ? -1 : rowAt(this.grid, x, y);
-    const value = row >= 0 && this.values ? this.values.values[row] : null;
-    this.legend.point(value ?? null);
+    const value = this.over.valueOf(row);
+    this.over.legend.point(value);
     if (x === null || y === null) {
       this.readout.textContent = "";
       return;
@@ -292,7 +284,7 @@ class SlidePage {
     const where = `x ${count(Math.round(x))}  y ${count(Math.round(y))}`;
     const tile = row >= 0 && this.grid ? `  ·  tile ${this.grid.tile[row]}` : "";
     const label = row >= 0 && this.grid ? this.book.here.get(this.grid.tile[row]) : undefined;
-    const shown = value !== null && this.values?.kind === "scale" ? `  ·  ${digits(value)}` : "";
+    const shown = value !== null && this.over.values?.kind === "scale" ? `  ·  ${digits(value)}` : "";
     this.readout.textContent = `${where}${tile}${shown}${label ? `  ·  ${label}` : ""}`;
   }
 
@@ -330,38 +322,6 @@ class SlidePage {
 
   // ---- overlays -------------------------------------------------------------------------------
 
-  private async setOverlay(overlay: OverlayAddress): Promise<void> {
-    this.loading?.abort();
-    const mine = (this.loading = new AbortController());
-    this.overlay = overlay;
-    this.chooser.show(overlay);
-    this.chooser.state("loading");
-    this.place.dataset.overlay = overlay.kind;
-    this.place.dataset.overlayState = "loading";
-    try {
-      const values = await loadValues(this.recipe, this.info.slide, overlay, mine.signal);
-      if (values && this.grid && values.values.length !== this.grid.count) throw new Error("the slide was ingested anew just now: load the page again");
-      this.values = values;
-      this.legend.show(values);
-      this.recolour();
-      this.chooser.state("ready");
-      this.place.dataset.overlayState = "ready";
-    } catch (thrown) {
-      if (isAbort(thrown)) return;
-      this.values = null;
-      this.legend.show(null);
-      this.recolour();
-      this.chooser.state("failed", reason(thrown));
-      this.place.dataset.overlayState = "failed";
-    }
-    this.keepAddress();
-  }
-
-  private recolour(): void {
-    this.layers.paintTiles(this.values ? colours(this.values, style) : null);
-    this.viewer?.repaint();
-  }
-
   private fade(by: number): void {
     const to = Math.min(1, Math.max(0.1, Math.round((style.opacity + by) * 10) / 10));
     this.opacityField.value = String(to);
@@ -380,19 +340,19 @@ class SlidePage {
   }
 
   private keepAddress(): void {
-    if (!this.viewer || this.ending.signal.aborted) return;
+    if (!this.viewer || !this.opened || this.ending.signal.aborted) return;
     const tile = this.layers.selected >= 0 ? this.grid?.tile[this.layers.selected] : undefined;
-    remember(slideLink(this.recipe, this.info.slide, { ...this.viewer.place, tile, overlay: this.overlay }));
+    remember(slideLink(this.recipe, this.info.slide, { ...this.viewer.place, tile, overlay: this.over.overlay }));
   }
 
   // ---- labels ---------------------------------------------------------------------------------
 
   private labelsChanged(): void {
     this.labels.draw();
-    this.chooser.labelled(this.book.classes.map((entry) => entry.label));
+    this.over.chooser.labelled(this.book.classes.map((entry) => entry.label));
     const { grid } = this;
     if (!grid) return;
-    this.layers.marks = mode === "label" || this.overlay.kind === "classes"
+    this.layers.marks = mode === "label" || this.over.overlay.kind === "classes"
       ? [...this.book.here].map(([tile, name]) => ({ row: rowOf(grid, tile), colour: this.book.colour(name) })).filter((mark) => mark.row >= 0)
       : [];
     this.place.dataset.labels = String(this.book.here.size);
@@ -400,10 +360,10 @@ class SlidePage {
   }
 
   private refitted(): void {
-    if (this.book.refit && (this.overlay.kind === "classes" || (mode === "label" && this.overlay.kind !== "head"))) {
-      void this.setOverlay(this.overlay.kind === "classes" ? this.overlay : { kind: "classes", class: "" });
-    } else if (!this.book.refit && this.overlay.kind === "classes") {
-      void this.setOverlay({ kind: "none" });
+    if (this.book.refit && (this.over.overlay.kind === "classes" || (mode === "label" && this.over.overlay.kind !== "head"))) {
+      void this.over.set(this.over.overlay.kind === "classes" ? this.over.overlay : { kind: "classes", class: "" });
+    } else if (this.book.version >= 0 && !this.book.fitting && !this.book.refit && this.over.overlay.kind === "classes") {
+      void this.over.set({ kind: "none" });
     }
   }
 
@@ -422,34 +382,29 @@ class SlidePage {
 
   private readonly opacityField = h("input", { type: "range", min: 0.1, max: 1, step: 0.05, value: style.opacity, "data-test": "opacity" });
 
+  private stepSlide(by: number): void {
+    const next = neighbour(this.recipe, this.info.slide, by);
+    const { overlay } = this.over;
+    if (next) go(slideLink(this.recipe, next, { overlay }));
+  }
+
   private drawSide(): void {
-    const about = h("div", null, facts(this.info, {}));
     this.opacityField.addEventListener("input", () => this.setOpacity(Number(this.opacityField.value)));
-    replace(this.lookPart, this.chooser.element, h("label", { class: "labelled" }, h("span", null, "Opacity"), this.opacityField));
+    replace(this.lookPart, this.over.chooser.element, h("label", { class: "labelled" }, h("span", null, "Opacity"), this.opacityField));
     replace(this.labelPart, this.labels.element);
     this.labelPart.hidden = mode !== "label";
     const known = this.info.status === "done";
     replace(
       this.side,
-      h("header", { class: "slide-head" },
-        h("a", { class: "small back", href: "#/" }, icon("left"), "All slides"),
-        h("h1", { class: "slide-name", title: this.info.slide_id, "data-test": "slide-name" }, this.info.slide_id),
-        this.info.status !== "done" && h("div", { class: "note", "data-tone": this.info.status === "failed" ? "bad" : "warn" }, icon("warn"), h("span", null, this.info.status === "empty" ? "No tissue was found: there are no tiles." : (this.info.error ?? "It failed.")))),
+      slideHead(this.recipe, this.info, (by) => this.stepSlide(by)),
       known && this.modeSwitch,
       known && this.labelPart,
       known && this.lookPart,
       known && h("button", { class: "button small wide", "data-test": "search-slide", onclick: () => search(this.recipe, { kind: "place", slide: this.info.slide, name: this.info.slide_id }) }, icon("search"), "Tiles like the whole slide"),
-      h("section", { class: "stack tight" }, h("h3", null, "About"), about),
+      h("section", { class: "stack tight" }, h("h3", null, "About"), facts(this.recipe, this.info, this.ending.signal)),
       slideLabel(this.recipe, this.info.slide, this.ending.signal),
       h("a", { class: "small", href: link("/train") }, "Train a head on labels of slides"),
     );
     if (known) this.setMode(mode);
-    get<SlideList>(url(`/api/recipes/${this.recipe}/slides`, { q: this.info.slide_id, limit: 1000 }), this.ending.signal).then(
-      (said) => {
-        const mine = said.slides.find((entry) => entry.slide === this.info.slide);
-        if (mine) replace(about, facts(this.info, mine.labels));
-      },
-      () => undefined,
-    );
   }
 }

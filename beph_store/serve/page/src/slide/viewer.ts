@@ -73,7 +73,6 @@ export class SlideViewer {
       zoomPerScroll: 1.35,
       imageLoaderLimit: 8,
       maxImageCacheCount: 600,
-      placeholderFillStyle: null,
       gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: false },
       gestureSettingsTouch: { clickToZoom: false, dblClickToZoom: false, pinchRotate: false },
       gestureSettingsPen: { clickToZoom: false, dblClickToZoom: false },
@@ -161,7 +160,7 @@ export class SlideViewer {
     viewer.addHandler("canvas-release", (event) => this.release(event as Gesture));
     viewer.addHandler("canvas-click", (event) => this.click(event as Gesture));
     const signal = this.ending.signal;
-    element.addEventListener("pointermove", (event) => this.point(element, event), { signal });
+    element.addEventListener("pointermove", (event) => this.point(element, event), { signal, capture: true });
     element.addEventListener("pointerleave", () => this.events.pointer(null, null), { signal });
   }
 
@@ -259,7 +258,8 @@ function tileSource(recipe: string, info: SlideInfo, image: NonNullable<SlideInf
     height: image.height,
     tileSize: image.tile_px,
     tileOverlap: image.overlap,
-    minLevel: 0,
+    // Below this a level is one tile of few px: OpenSeadragon would ask for each of them first.
+    minLevel: Math.min(8, image.max_level),
     maxLevel: image.max_level,
     getTileUrl: (level: number, x: number, y: number) => `${base}/image_files/${level}/${x}_${y}.jpg?v=${encodeURIComponent(image.version)}`,
   };

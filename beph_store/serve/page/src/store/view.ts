@@ -12,6 +12,7 @@ import { loadStore, onRecipe, recipeInfo, recipeKey, storeInfo } from "../sessio
 import type { LabelColumn, SlideItem, SlideList } from "../types.ts";
 import { chips, filterPanel, isFiltered, noFilters, queryOf } from "./filters.ts";
 import { slideCard, slideTable } from "./items.ts";
+import { keepOrder } from "./order.ts";
 import { runsPanel } from "./runs.ts";
 
 const PAGE = 120;
@@ -152,6 +153,7 @@ class StorePage {
       if (this.ending.signal.aborted) return;
       this.items = anew ? [...said.slides] : [...this.items, ...said.slides];
       this.total = said.total;
+      keepOrder(recipe, this.items.map((item) => item.slide));
       this.panel.counts(said);
       this.draw(anew ? undefined : said.slides);
       this.state = this.items.length ? "ready" : "empty";

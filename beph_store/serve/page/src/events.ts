@@ -14,7 +14,7 @@ let lastId = "";
 let retry = 0;
 let timer = 0;
 
-/** Call `heard` with the data of every event of a kind: "job", "job-event", "labels", "run". Returns what ends it. */
+/** Call `heard` with the data of every event of a kind: "job", "job-event", "job-gone", "run", "labels", "reset". Returns what ends it. */
 export function on<T>(kind: string, heard: (data: T) => void): () => void {
   const those = listeners.get(kind) ?? new Set<Listener>();
   listeners.set(kind, those);

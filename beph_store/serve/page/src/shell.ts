@@ -134,6 +134,18 @@ function countJobs(badge: HTMLElement): void {
     else active.delete(job.job);
     show();
   };
+  const look = (): void => {
+    get<{ jobs: Job[] }>("/api/jobs").then(({ jobs }) => {
+      active.clear();
+      jobs.forEach(take);
+      show();
+    }, () => undefined);
+  };
   on<Job>("job", take);
-  get<{ jobs: Job[] }>("/api/jobs").then(({ jobs }) => jobs.forEach(take), () => undefined);
+  on<{ job: string }>("job-gone", ({ job }) => {
+    active.delete(job);
+    show();
+  });
+  on("reset", look);
+  look();
 }

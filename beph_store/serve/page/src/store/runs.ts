@@ -4,11 +4,11 @@ import { get, isAbort } from "../api.ts";
 import { h, icon, replace, type Child } from "../dom.ts";
 import { on } from "../events.ts";
 import { ago, count, counted, fixed, span } from "../format.ts";
-import type { Job, Run } from "../types.ts";
+import type { Run } from "../types.ts";
 
-/** While one runs, and while none does. ms */
-const BUSY = 2000;
-const IDLE = 15_000;
+/** How often it is asked beside the events: while one runs, and while none does. ms */
+const BUSY = 5000;
+const IDLE = 20_000;
 
 const STAGES: Readonly<Record<string, string>> = {
   read: "reading slides", encode: "the encoder", keep: "keeping tiles' pixels", write: "writing",
@@ -19,42 +19,57 @@ export function runsPanel(news: () => void, signal: AbortSignal): HTMLElement {
   const element = h("div", { class: "runs", "data-test": "runs" });
   let timer = 0;
   let ended = -1;
+  let runs: readonly Run[] = [];
+  const draw = (): void => {
+    const running = runs.filter((run) => run.state === "running");
+    const now = runs.reduce((sum, run) => sum + over(run), 0);
+    if (ended >= 0 && now !== ended) news();
+    ended = now;
+    element.dataset.state = running.length ? "running" : "idle";
+    replace(element, ...(running.length ? running.map(live) : [last(runs[0])]));
+  };
   const look = async (): Promise<void> => {
     clearTimeout(timer);
-    let busy = false;
     try {
-      const { runs } = await get<{ runs: Run[] }>("/api/runs", signal);
-      const running = runs.filter((run) => run.state === "running");
-      busy = running.length > 0;
-      const now = runs.reduce((sum, run) => sum + Object.values(run.statuses ?? {}).reduce((a, b) => a + b, 0), 0);
-      if (ended >= 0 && now !== ended) news();
-      ended = now;
-      element.dataset.state = busy ? "running" : "idle";
-      replace(element, ...(busy ? running.map(live) : [last(runs[0])]));
+      runs = (await get<{ runs: Run[] }>("/api/runs", signal)).runs;
+      draw();
     } catch (thrown) {
       if (isAbort(thrown)) return;
     }
-    if (!signal.aborted && !document.hidden) timer = window.setTimeout(() => void look(), busy ? BUSY : IDLE);
+    if (!signal.aborted && !document.hidden) timer = window.setTimeout(() => void look(), element.dataset.state === "running" ? BUSY : IDLE);
   };
   const soon = (): void => {
     if (!document.hidden) void look();
   };
   document.addEventListener("visibilitychange", soon, { signal });
-  const off = on<Job>("job", (job) => {
-    if (job.kind === "ingest") soon();
-  });
+  const offs = [
+    on<Pick<Run, "run" | "state" | "progress">>("run", (event) => {
+      const known = runs.find((run) => run.run === event.run);
+      if (known?.state !== event.state) {
+        soon();
+        return;
+      }
+      runs = runs.map((run) => (run === known ? { ...run, progress: event.progress } : run));
+      draw();
+    }),
+    on("reset", soon),
+  ];
   signal.addEventListener("abort", () => {
-    off();
+    for (const off of offs) off();
     clearTimeout(timer);
   });
   void look();
   return element;
 }
 
+/** Slides of a run that have come to an end. */
+function over(run: Run): number {
+  return Object.values(run.progress?.ended ?? run.statuses ?? {}).reduce((a, b) => a + b, 0);
+}
+
 function live(run: Run): HTMLElement {
   const now = run.progress;
   const share = now?.total ? Math.min(1, now.done / now.total) : null;
-  const over = Object.values(now?.ended ?? run.statuses ?? {}).reduce((a, b) => a + b, 0);
   const cell = (name: string, value: Child): Child => h("div", { class: "run-cell" }, h("span", { class: "muted small" }, name), h("strong", null, value));
   return h(
     "section",
@@ -64,11 +79,11 @@ function live(run: Run): HTMLElement {
       h("span", share === null ? {} : { style: { width: `${share * 100}%` } })),
     h("div", { class: "run-cells" },
       cell("Tiles", now ? `${count(now.done)}${now.total ? ` of ${count(now.total)}` : ""}` : "–"),
-      cell("Slides", now?.slides ? `${count(over)} of ${count(now.slides)}` : count(over)),
+      cell("Slides", now?.slides ? `${count(over(run))} of ${count(now.slides)}` : count(over(run))),
       cell("Tiles/s", now?.per_second ? fixed(now.per_second, now.per_second < 10 ? 1 : 0) : "–"),
       cell("Time left", span(now?.eta_seconds)),
       cell("Held up by", now?.bottleneck ? (STAGES[now.bottleneck] ?? now.bottleneck) : "nothing yet"),
-      (run.statuses?.failed ?? 0) > 0 && cell("Failed", h("span", { class: "bad" }, count(run.statuses?.failed)))),
+      (now?.ended?.failed ?? 0) > 0 && cell("Failed", h("span", { class: "bad" }, count(now?.ended?.failed)))),
   );
 }
 

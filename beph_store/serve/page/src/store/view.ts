@@ -8,9 +8,10 @@ import { count, counted } from "../format.ts";
 import { shortcuts } from "../keys.ts";
 import { remember, type Dispose, type Params, type View } from "../router.ts";
 import { takeDrops } from "../search/search.ts";
-import { loadStore, onRecipe, recipeInfo, recipeKey, storeInfo } from "../session.ts";
+import { isWritable, loadStore, onRecipe, recipeInfo, recipeKey, storeInfo } from "../session.ts";
 import type { LabelColumn, SlideItem, SlideList } from "../types.ts";
 import { chips, filterPanel, isFiltered, noFilters, queryOf } from "./filters.ts";
+import { askIngest } from "./ingest.ts";
 import { slideCard, slideTable } from "./items.ts";
 import { keepOrder } from "./order.ts";
 import { runsPanel } from "./runs.ts";
@@ -69,7 +70,8 @@ class StorePage {
         this.panel.element,
         h("div", { class: "store-body" },
           h("header", { class: "page-head store-head" }, this.title, this.summary, h("span", { class: "grow" }),
-            h("label", { class: "search-box" }, icon("search"), this.search), this.layoutSwitch),
+            h("label", { class: "search-box" }, icon("search"), this.search), this.layoutSwitch,
+            isWritable() && h("button", { class: "button", "data-test": "add-slides", onclick: askIngest }, icon("plus"), "Add slides")),
           runsPanel(() => void this.news(), signal),
           this.chosen, this.body, this.more)),
     );

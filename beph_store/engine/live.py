@@ -189,7 +189,7 @@ def _write(path: Path, data: dict[str, Any]) -> None:
 
 
 def look(layout: Layout, run: str) -> tuple[bool, dict[str, Any] | None]:
-    """Whether the process of a run lives, and what it last wrote: the fields of ``RunProgress``, and ``at``, Unix time."""
+    """Whether the process of a run lives, and what it last wrote: ``RunProgress`` and ``at``, Unix time."""
     try:
         told = json.loads(_file(layout, run).read_bytes())
     except (OSError, ValueError):

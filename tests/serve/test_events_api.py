@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -45,41 +44,60 @@ def parsed(chunk: bytes) -> list[dict]:
     return found
 
 
-async def read(chunks: Chunks, kind: str) -> dict:
-    """The next message of that kind."""
-    while True:
-        for message in parsed(await asyncio.wait_for(anext(chunks), 10)):
-            if message.get("event") == kind:
-                return message
+class Stream:
+    """A stream as its reader sees it, message by message; ``first`` is what it begins with."""
+
+    def __init__(self, feed: Feed, last: str | None) -> None:
+        self.chunks = feed.follow(Reader(), last)
+        self.waiting: list[dict] = []
+        self.first: list[dict] = []
+
+    async def next(self, kind: str) -> dict:
+        """The next message of that kind."""
+        while True:
+            while self.waiting:
+                message = self.waiting.pop(0)
+                if message.get("event") == kind:
+                    return message
+            self.waiting = parsed(await asyncio.wait_for(anext(self.chunks), 10))
+
+    async def close(self) -> None:
+        await self.chunks.aclose()
 
 
-async def opened(feed: Feed, last: str | None = None) -> tuple[Chunks, list[dict]]:
-    """A stream, and what it begins with."""
-    chunks = feed.follow(Reader(), last)
-    assert await anext(chunks) == b"retry: 2000\n\n"
-    return chunks, parsed(await anext(chunks)) if last is None else []
+async def opened(feed: Feed, last: str | None = None) -> Stream:
+    stream = Stream(feed, last)
+    assert await anext(stream.chunks) == b"retry: 2000\n\n"
+    stream.first = parsed(await asyncio.wait_for(anext(stream.chunks), 10))
+    return stream
 
 
 def test_a_new_stream_begins_with_what_is_open_and_goes_on_with_what_changes(tmp_path) -> None:
     async def story() -> None:
         feed = made(tmp_path)
         before = ask(feed)
-        chunks, first = await opened(feed)
-        assert [m["data"]["job"] for m in first if m.get("event") == "job"] == [before.job]
-        assert "work" not in first[0]["data"]
+        stream = await opened(feed)
+        assert [m["data"]["job"] for m in stream.first if m.get("event") == "job"] == [before.job]
+        assert "work" not in stream.first[0]["data"]
         new = ask(feed, "<b>new</b>\n\nevent: evil")
-        told = await read(chunks, "job")
+        told = await stream.next("job")
         assert (told["data"]["job"], told["data"]["title"]) == (new.job, "<b>new</b>\n\nevent: evil")
-        first_event = await read(chunks, "job-event")
+        first_event = await stream.next("job-event")
         assert (first_event["data"]["job"], first_event["data"]["n"]) == (new.job, 1)
         append(feed.watch.jobs.folder(before.job).events, {"kind": "epoch", "epoch": 1})
-        event = await read(chunks, "job-event")
-        assert event["data"] | {"at": ""} == {"job": before.job, "n": 2, "kind": "epoch", "epoch": 1, "at": ""}
+        event = await stream.next("job-event")
+        assert event["data"] | {"at": ""} == {
+            "job": before.job,
+            "n": 2,
+            "kind": "epoch",
+            "epoch": 1,
+            "at": "",
+        }
         feed.watch.jobs.cancel(before.job)
-        assert (await read(chunks, "job"))["data"]["state"] == "cancelled"
+        assert (await stream.next("job"))["data"]["state"] == "cancelled"
         feed.watch.jobs.delete(before.job)
-        assert (await read(chunks, "job-gone"))["data"] == {"job": before.job}
-        await chunks.aclose()
+        assert (await stream.next("job-gone"))["data"] == {"job": before.job}
+        await stream.close()
 
     asyncio.run(story())
 
@@ -88,19 +106,18 @@ def test_a_stream_that_comes_back_gets_what_it_missed_and_nothing_twice(tmp_path
     async def story() -> None:
         feed = made(tmp_path)
         job = ask(feed)
-        chunks, first = await opened(feed)
+        stream = await opened(feed)
         events = feed.watch.jobs.folder(job.job).events
         append(events, {"kind": "note", "text": "1"})
-        last = (await read(chunks, "job-event"))["id"]
-        assert first[-1]["id"] != last
-        await chunks.aclose()
+        last = (await stream.next("job-event"))["id"]
+        assert stream.first[-1]["id"] != last
+        await stream.close()
         assert feed._looking is None  # nobody watches: nothing is looked at
         for text in "234":
             append(events, {"kind": "note", "text": text})
-        again, _ = await opened(feed, last)
-        missed = [m["data"]["text"] for m in parsed(await anext(again))]
-        assert missed == ["2", "3", "4"]
-        await again.aclose()
+        again = await opened(feed, last)
+        assert [m["data"]["text"] for m in again.first] == ["2", "3", "4"]
+        await again.close()
 
     asyncio.run(story())
 
@@ -110,12 +127,11 @@ def test_a_stream_that_cannot_go_on_is_told_to_ask_anew(tmp_path, last: str) -> 
     async def story() -> None:
         feed = made(tmp_path)
         job = ask(feed)
-        chunks = feed.follow(Reader(), last)
-        await anext(chunks)
-        kinds = [m.get("event") for m in parsed(await anext(chunks))]
+        stream = await opened(feed, last)
+        kinds = [m.get("event") for m in stream.first]
         assert kinds == [*(["reset"] if last else []), "job", None]
         assert job.state == "queued"
-        await chunks.aclose()
+        await stream.close()
 
     asyncio.run(story())
 
@@ -125,15 +141,14 @@ def test_who_was_away_for_too_long_is_told_to_ask_anew(tmp_path, monkeypatch) ->
         feed = made(tmp_path)
         feed._kept = type(feed._kept)(maxlen=5)
         job = ask(feed)
-        chunks, first = await opened(feed)
-        start = first[-1]["id"]
-        await chunks.aclose()
+        stream = await opened(feed)
+        start = stream.first[-1]["id"]
+        await stream.close()
         for _ in range(20):
             append(feed.watch.jobs.folder(job.job).events, {"kind": "note"})
-        again = feed.follow(Reader(), start)
-        await anext(again)
-        assert parsed(await anext(again))[0]["event"] == "reset"
-        await again.aclose()
+        again = await opened(feed, start)
+        assert again.first[0]["event"] == "reset"
+        await again.close()
 
     asyncio.run(story())
 
@@ -141,17 +156,21 @@ def test_who_was_away_for_too_long_is_told_to_ask_anew(tmp_path, monkeypatch) ->
 def test_labels_and_runs_are_told_whoever_changed_them(tmp_path) -> None:
     async def story() -> None:
         feed = made(tmp_path)
-        chunks, _ = await opened(feed)
+        stream = await opened(feed)
         (tmp_path / "annotations").mkdir()
         (tmp_path / "annotations" / "abc.jsonl").write_text("{}\n")
-        assert (await read(chunks, "labels"))["data"] == {"recipe": "abc"}
+        assert (await stream.next("labels"))["data"] == {"recipe": "abc"}
         (tmp_path / "runs").mkdir()
         progress = tmp_path / "runs" / "r1.progress"
         progress.write_text('{"done": 3}')
-        assert (await read(chunks, "run"))["data"] == {"run": "r1", "state": "stopped", "progress": {"done": 3}}
+        assert (await stream.next("run"))["data"] == {
+            "run": "r1",
+            "state": "stopped",
+            "progress": {"done": 3},
+        }
         progress.unlink()
-        assert (await read(chunks, "run"))["data"]["state"] == "ended"
-        await chunks.aclose()
+        assert (await stream.next("run"))["data"]["state"] == "ended"
+        await stream.close()
 
     asyncio.run(story())
 
@@ -159,9 +178,9 @@ def test_labels_and_runs_are_told_whoever_changed_them(tmp_path) -> None:
 def test_it_says_now_and_then_that_it_is_there(tmp_path) -> None:
     async def story() -> None:
         feed = made(tmp_path, heartbeat=0.05)
-        chunks, _ = await opened(feed)
-        assert (await asyncio.wait_for(anext(chunks), 5)).startswith(b":")
-        await chunks.aclose()
+        stream = await opened(feed)
+        assert (await asyncio.wait_for(anext(stream.chunks), 5)).startswith(b":")
+        await stream.close()
 
     asyncio.run(story())
 
@@ -171,7 +190,7 @@ def test_closing_ends_every_stream_and_leaves_nothing(tmp_path) -> None:
         feed = made(tmp_path)
         streams = [await opened(feed) for _ in range(20)]
         assert feed.streams == 20
-        ends = [asyncio.create_task(_rest(chunks)) for chunks, _ in streams]
+        ends = [asyncio.create_task(_rest(stream.chunks)) for stream in streams]
         await asyncio.sleep(0.05)
         feed.close()
         await asyncio.wait_for(asyncio.gather(*ends), 5)
@@ -195,12 +214,12 @@ def test_a_client_that_leaves_is_let_go(tmp_path) -> None:
     async def story() -> None:
         feed = made(tmp_path)
         ask(feed)
-        before = len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks())
+        before = len(list(Path("/proc/self/fd").iterdir())), len(asyncio.all_tasks())
         for _ in range(1000):
             await _visit(feed)
         await asyncio.sleep(0.05)
         assert feed.streams == 0
-        assert (len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks())) == before
+        assert (len(list(Path("/proc/self/fd").iterdir())), len(asyncio.all_tasks())) == before
 
     asyncio.run(story())
 

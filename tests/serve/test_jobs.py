@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import signal
 import sys
@@ -165,7 +166,8 @@ def test_cancelling_asks_first(desk) -> None:
 
 
 def test_who_does_not_listen_is_killed(desk) -> None:
-    job = desk.ask("signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf'); (folder.root / 'go').touch(); time.sleep(60)")
+    code = "signal.signal(signal.SIGTERM, signal.SIG_IGN); (folder.root / 'go').touch(); time.sleep(60)"
+    job = desk.ask(code)
     worker = desk.started(job)
     until(lambda: (desk.folder(job).root / "go").exists())
     desk.jobs.cancel(job.job)
@@ -175,7 +177,9 @@ def test_who_does_not_listen_is_killed(desk) -> None:
 
 
 def test_what_was_finished_when_it_was_cancelled_is_done(desk) -> None:
-    job = desk.ask("done(kept=True)\nwhile True:\n    try: time.sleep(60)\n    except KeyboardInterrupt: sys.exit(130)")
+    job = desk.ask(
+        "done(kept=True)\nwhile True:\n    try: time.sleep(60)\n    except KeyboardInterrupt: sys.exit(130)"
+    )
     desk.started(job)
     until(lambda: desk.folder(job).result.exists())
     desk.jobs.cancel(job.job)
@@ -269,8 +273,10 @@ def test_servers_that_share_a_store_run_every_job_once(desk, tmp_path) -> None:
     assert ran.read_bytes() == b"x" * len(asked)
     assert {desk.state(job) for job in asked} == {"done"}
     assert [read(desk.folder(job)).starts for job in asked] == [1] * len(asked)
-    heavy = sorted((desk.jobs.get(job.job) for job in asked if job.kind == "train"), key=lambda j: j.started_at)
-    assert all(a.ended_at <= b.started_at for a, b in zip(heavy, heavy[1:], strict=False))
+    heavy = sorted(
+        (desk.jobs.get(job.job) for job in asked if job.kind == "train"), key=lambda j: j.started_at
+    )
+    assert all(a.ended_at <= b.started_at for a, b in itertools.pairwise(heavy))
 
 
 def test_a_job_outlives_its_server_and_the_next_one_finds_it(desk) -> None:

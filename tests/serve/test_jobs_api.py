@@ -61,7 +61,12 @@ def post(client: TestClient, body: Any, code: int = 202) -> Any:
 def test_a_training_is_taken_and_listed(client, planted, cohort) -> None:
     options = {"cohort": cohort, "task": "classify", "target": "label", "folds": 2}
     job = post(client, {"kind": "train", "recipe": planted.key, "options": options})
-    assert (job["kind"], job["state"], job["recipe"], job["options"]) == ("train", "queued", planted.key, options)
+    assert (job["kind"], job["state"], job["recipe"], job["options"]) == (
+        "train",
+        "queued",
+        planted.key,
+        options,
+    )
     assert job["title"] == "linear · label · mine"
     assert (job["progress"], job["error"], job["result"], job["started_at"]) == (None, None, None, None)
     assert client.get(f"/api/jobs/{job['job']}").json() == job
@@ -82,7 +87,12 @@ def test_a_job_is_cancelled_and_deleted(client, planted) -> None:
     assert (answer.status_code, answer.json()["state"]) == (202, "cancelled")
     assert client.post(f"{url}/cancel").status_code == 409
     assert client.delete(url).status_code == 200
-    for refused in (client.get(url), client.get(f"{url}/log"), client.post(f"{url}/cancel"), client.delete(url)):
+    for refused in (
+        client.get(url),
+        client.get(f"{url}/log"),
+        client.post(f"{url}/cancel"),
+        client.delete(url),
+    ):
         assert refused.status_code == 404
         assert set(refused.json()) == {"error"}
 
@@ -123,10 +133,22 @@ def test_a_server_that_reads_starts_nothing_and_cancels_nothing(client, planted,
         {"kind": "train", "recipe": "KEY", "options": {"cohort": "../labels", "task": "classify"}},
         {"kind": "train", "recipe": "KEY", "options": {"cohort": "COHORT", "task": "guess"}},
         {"kind": "train", "recipe": "KEY", "options": {"cohort": "COHORT", "task": "classify", "folds": 1}},
-        {"kind": "train", "recipe": "KEY", "options": {"cohort": "COHORT", "task": "classify", "folds": True}},
-        {"kind": "train", "recipe": "KEY", "options": {"cohort": "COHORT", "task": "classify", "out": "/tmp"}},
+        {
+            "kind": "train",
+            "recipe": "KEY",
+            "options": {"cohort": "COHORT", "task": "classify", "folds": True},
+        },
+        {
+            "kind": "train",
+            "recipe": "KEY",
+            "options": {"cohort": "COHORT", "task": "classify", "out": "/tmp"},
+        },
         {"kind": "train", "recipe": "KEY", "options": {"cohort": "COHORT", "task": "survive", "loss": "nll"}},
-        {"kind": "train", "recipe": "KEY", "options": {"cohort": "COHORT", "task": "classify", "title": "x" * 999}},
+        {
+            "kind": "train",
+            "recipe": "KEY",
+            "options": {"cohort": "COHORT", "task": "classify", "title": "x" * 999},
+        },
         {"kind": "train", "recipe": "KEY", "options": {"cohort": "COHORT", "task": "classify"}, "more": 1},
         {"kind": "index"},
         {"kind": "index", "recipe": "KEY", "options": {"anew": True}},
@@ -166,11 +188,26 @@ def test_what_is_no_json_is_refused(client, body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["..", "..%2f..%2fstore", "%2e%2e", "lock", ".new-20200101T000000-00000000", "20200101T000000-00000000", "%00"]
+    "name",
+    [
+        "..",
+        "..%2f..%2fstore",
+        "%2e%2e",
+        "lock",
+        ".new-20200101T000000-00000000",
+        "20200101T000000-00000000",
+        "%00",
+    ],
 )
 def test_no_job_is_found_by_a_path(client, planted, name: str) -> None:
     post(client, {"kind": "index", "recipe": planted.key})
-    for method, rest in (("GET", ""), ("GET", "/log"), ("GET", "/events"), ("POST", "/cancel"), ("DELETE", "")):
+    for method, rest in (
+        ("GET", ""),
+        ("GET", "/log"),
+        ("GET", "/events"),
+        ("POST", "/cancel"),
+        ("DELETE", ""),
+    ):
         answer = client.request(method, f"/api/jobs/{name}{rest}")
         assert answer.status_code in (404, 405), (method, rest)
         assert set(answer.json()) == {"error"}
@@ -190,10 +227,17 @@ def test_slides_are_ingested_from_the_named_folders_only(client, planted, places
 
 
 def test_slides_are_added_to_a_recipe_as_it_was_made(client, planted) -> None:
-    job = post(client, {"kind": "ingest", "recipe": planted.key, "options": {"slides": ["a.tif"], "workers": 1}})
+    job = post(
+        client, {"kind": "ingest", "recipe": planted.key, "options": {"slides": ["a.tif"], "workers": 1}}
+    )
     work = read(desk_of(client).jobs.folder(job["job"])).work["ingest"]
     tile = Store.open(planted.store).recipe().recipe.tile
-    assert (work["encoder"], work["mpp"], work["tissue_min"], work["workers"]) == ("test", tile.mpp, tile.tissue_min, 1)
+    assert (work["encoder"], work["mpp"], work["tissue_min"], work["workers"]) == (
+        "test",
+        tile.mpp,
+        tile.tissue_min,
+        1,
+    )
 
 
 def test_names_from_a_job_are_data(client, planted) -> None:

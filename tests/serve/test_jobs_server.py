@@ -1,4 +1,4 @@
-"""The whole way, with real servers: a training that is watched, kills, restarts, two servers, an ingest that is cancelled."""
+"""The whole way, with real servers: a training that is watched, kills, restarts, an ingest that is cancelled."""
 
 from __future__ import annotations
 
@@ -29,7 +29,14 @@ from ..engine.study.conftest import plant
 from .test_jobs import alive, until
 from .test_server import start
 
-LONG = {"task": "classify", "target": "label", "head": "abmil", "epochs": 10_000, "patience": 10_000, "folds": 3}
+LONG = {
+    "task": "classify",
+    "target": "label",
+    "head": "abmil",
+    "epochs": 10_000,
+    "patience": 10_000,
+    "folds": 3,
+}
 
 
 @dataclass
@@ -46,7 +53,9 @@ class Server:
         told = json.loads(process.stdout.readline())
         return cls(process, told["base"], told["token"])
 
-    def ask(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> tuple[int, Any]:
+    def ask(
+        self, method: str, path: str, body: Any = None, kind: str = "application/json"
+    ) -> tuple[int, Any]:
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         request = urllib.request.Request(
             self.base + path,
@@ -63,7 +72,8 @@ class Server:
                 return error.code, json.loads(error.read())
 
     def train(self, key: str, cohort: str, **options: Any) -> str:
-        code, job = self.ask("POST", "/api/jobs", {"kind": "train", "recipe": key, "options": {"cohort": cohort, **options}})
+        body = {"kind": "train", "recipe": key, "options": {"cohort": cohort, **options}}
+        code, job = self.ask("POST", "/api/jobs", body)
         assert code == 202, job
         return job["job"]
 
@@ -106,7 +116,9 @@ def planted(tmp_path) -> Iterator[Any]:
 
 
 def stream(server: Server) -> Any:
-    request = urllib.request.Request(server.base + "/api/events", headers={"authorization": f"Bearer {server.token}"})
+    request = urllib.request.Request(
+        server.base + "/api/events", headers={"authorization": f"Bearer {server.token}"}
+    )
     return urllib.request.urlopen(request, timeout=60)
 
 
@@ -130,7 +142,9 @@ def test_a_training_is_watched_to_its_head_and_the_head_is_applied(server, plant
     one = server(planted.store)
     cohort = upload(one, planted)
     with stream(one) as lines:
-        job = one.train(planted.key, cohort, task="classify", target="label", head="abmil", folds=2, epochs=3, draws=50)
+        job = one.train(
+            planted.key, cohort, task="classify", target="label", head="abmil", folds=2, epochs=3, draws=50
+        )
         epochs, told = [], []
         for kind, data in messages(lines):
             if kind == "job-event" and data["kind"] == "epoch":
@@ -150,7 +164,9 @@ def test_a_training_is_watched_to_its_head_and_the_head_is_applied(server, plant
     code, head = one.ask("GET", f"/api/heads/{job}")
     assert (code, head["task"]) == (200, "classify")
     assert one.ask("GET", f"/api/heads/{job}/predictions.csv")[0] == 409
-    code, applied = one.ask("POST", "/api/jobs", {"kind": "apply", "recipe": planted.key, "options": {"head": job}})
+    code, applied = one.ask(
+        "POST", "/api/jobs", {"kind": "apply", "recipe": planted.key, "options": {"head": job}}
+    )
     assert code == 202
     assert one.wait(applied["job"], "done", "failed")["state"] == "done"
     code, csv = one.ask("GET", f"/api/heads/{job}/predictions.csv")
@@ -200,16 +216,16 @@ def test_streams_end_when_the_server_does(server, planted) -> None:
 
 def test_clients_that_vanish_leave_no_stream(server, planted) -> None:
     one = server(planted.store)
-    files = f"/proc/{one.process.pid}/fd"
+    files = Path(f"/proc/{one.process.pid}/fd")
     with stream(one):
-        before = len(os.listdir(files))
+        before = len(list(files.iterdir()))
     port = int(one.base.rpartition(":")[2])
     for _ in range(150):  # more than may be open at a time
         with socket.create_connection(("127.0.0.1", port), timeout=10) as wire:
             head = f"GET /api/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {one.token}\r\n\r\n"
             wire.sendall(head.encode())
             assert wire.recv(100).startswith(b"HTTP/1.1 200")
-    until(lambda: len(os.listdir(files)) <= before)
+    until(lambda: len(list(files.iterdir())) <= before)
     with stream(one) as lines:
         assert lines.status == 200
 
@@ -256,7 +272,15 @@ def test_an_ingest_that_is_cancelled_leaves_a_store_that_can_go_on(server, plant
 
 def test_an_ingest_of_the_command_line_is_seen_and_its_death_too(server, planted, many_slides) -> None:
     one = server(planted.store)
-    command = [sys.executable, "-m", "beph_store_cli", "ingest", str(many_slides), "--store", str(planted.store)]
+    command = [
+        sys.executable,
+        "-m",
+        "beph_store_cli",
+        "ingest",
+        str(many_slides),
+        "--store",
+        str(planted.store),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         with stream(one) as lines:

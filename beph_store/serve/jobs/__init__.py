@@ -11,9 +11,9 @@ record changes a handful of times in its life, and a folder can be read, mended 
 however it went: no process number is stored and believed, so none can be reused by a stranger; a zombie holds no lock;
 a restarted server, or a second one, sees what lives by trying the locks. A server locks a queued job and passes
 the open lock on to the keeper, which passes it on to the worker: the job is locked without a gap until both are gone.
-So a job is queued if its record says so and its lock is free, and one whose record says `running` while its lock is free
-has died. Starting is done under one more lock, ``S/jobs/lock``, so two servers never start one job twice, nor two jobs
-where one is allowed.
+So a job is queued if its record says so and its lock is free, and one whose record says `running` while its lock is
+free has died. Starting is done under one more lock, ``S/jobs/lock``, so two servers never start one job twice, nor two
+jobs where one is allowed.
 
 **Who ends it.** To cancel is to put a file ``cancel`` into the folder. The keeper, parent of the worker, sees it, asks
 (SIGTERM), waits, then kills: a child that was not waited for keeps its number, so no stranger is hit. An ingest that

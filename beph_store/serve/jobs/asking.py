@@ -64,7 +64,9 @@ def _apply(desk: Desk, recipe: str | None, options: Mapping[str, Any]) -> NewJob
     except Refused as refused:
         raise UsageError(refused.detail) from None
     if recipe not in (None, head.recipe):
-        raise Refused(409, f"the head was trained on recipe {head.recipe}: leave recipe out, or give that one")
+        raise Refused(
+            409, f"the head was trained on recipe {head.recipe}: leave recipe out, or give that one"
+        )
     work = {"store": _store(desk), "folder": str(head.folder.resolve())}
     title = given.get("title") or f"head {head.id} on every slide"
     return NewJob("apply", title, {"head": head.id}, head.recipe, work)
@@ -153,7 +155,7 @@ def _features(record: RecipeRecord) -> dict[str, Any]:
 
 
 def _check_encoder(encoder: str | None, known: Mapping[str, RecipeRecord]) -> None:
-    """A folder of an encoder would be a path from a request: only names that ship, and what this store was made with."""
+    """Only encoders that ship, and those this store was made with: any other would be a path from a request."""
     ours = [entry.name for entry in ENCODERS if entry.bundle is not None]
     ours += [record.encoder_source for record in known.values()]
     if encoder is not None and encoder not in ours:

@@ -46,7 +46,7 @@ class Tail:
     _offset: int = 0
 
     def more(self) -> list[dict[str, Any]]:
-        """The events since the last call, each with its number ``n``; a line that is not whole yet is left for later."""
+        """The events since the last call, each with its number ``n``; a line that is not whole is left for later."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self._offset)

@@ -15,6 +15,7 @@ import secrets
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from beph_store.engine.live import look

@@ -109,8 +109,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def locked(path: Path) -> Iterator[int | None]:
     """An open file that has the lock ``path``, or None where somebody else has it or the folder is gone.
 
-    The lock belongs to the open file, not to the process: who inherits the file has the lock as well, and it is free when
-    the last of them has closed it.
+    The lock belongs to the open file, not to the process: who inherits the file has the lock as well, and it is free
+    when the last of them has closed it.
     """
     handle = _opened(path, os.O_RDWR | os.O_CREAT)  # network disks lock for writing only what is open for it
     if handle is None:

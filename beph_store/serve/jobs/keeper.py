@@ -58,8 +58,8 @@ def keep(folder: Folder, lock: int, command: Sequence[str], grace: float = GRACE
 
     signal.signal(signal.SIGTERM, stop)
     job = dataclasses.replace(job, state="running", started_at=now(), worker=here())
-    write(folder, job)
     append(folder.events, {"kind": "state", "state": "running"})
+    write(folder, job)
     log = Log(folder.log)
     try:
         end = _watched(folder, _started(command, job, lock), log, outside, grace)
@@ -77,13 +77,14 @@ def end_job(
 ) -> None:
     """Write down how a job ended. Only for who holds its lock."""
     progress = read_json(folder.progress)
+    # Before the record: whoever sees that it has ended finds the last event.
+    append(folder.events, {"kind": "state", "state": state, **({"error": error} if error else {})})
     write(
         folder,
         dataclasses.replace(
             job, state=state, ended_at=now(), error=error, result=result, progress=progress or job.progress
         ),
     )
-    append(folder.events, {"kind": "state", "state": state, **({"error": error} if error else {})})
 
 
 def verdict(end: End, said: dict[str, Any] | None) -> tuple[State, str | None, dict[str, Any] | None]:

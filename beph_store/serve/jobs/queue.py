@@ -30,6 +30,7 @@ _MOST_STARTS = 3
 _LOOK_SECONDS = 0.5
 #: Folders that a crash left half made or half deleted are removed when they are so old.
 _LEFT_SECONDS = 3600.0
+_LETTING_GO_SECONDS = 5.0
 _HANDED = 3  # number of the lock's file in the keeper
 _log = logging.getLogger(__name__)
 
@@ -123,12 +124,12 @@ class Jobs:
     def delete(self, job: str) -> None:
         """Delete a job with all that it made; Busy unless it has ended."""
         folder = self.folder(job)
-        with locked(folder.lock) as held:
-            found = read(folder)  # one that runs by its record has died: we hold its lock
-            if held is None or (found is not None and found.state == "queued"):
+        aside = self.root / f".gone-{uuid.uuid4().hex[:8]}"
+        end = time.monotonic() + _LETTING_GO_SECONDS
+        while not _moved(folder, aside):
+            if not self.get(job).ended or time.monotonic() > end:
                 raise Busy("this job has not ended: cancel it first")
-            aside = self.root / f".gone-{uuid.uuid4().hex[:8]}"
-            folder.root.rename(aside)
+            time.sleep(0.05)  # its keeper has written the end and is about to go
         self._over.pop(job, None)
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -249,6 +250,16 @@ class Jobs:
                 if os.waitpid(child, os.WNOHANG) == (0, 0):
                     continue
             self._children.discard(child)
+
+
+def _moved(folder: Folder, aside: Path) -> bool:
+    """Take a job that has ended out of sight; False where it has not, or is still held by somebody."""
+    with locked(folder.lock) as held:
+        found = read(folder)  # one that runs by its record has died: we hold its lock
+        if held is None or (found is not None and found.state == "queued"):
+            return False
+        folder.root.rename(aside)
+        return True
 
 
 def died(job: Job, folder: Folder) -> Job:

@@ -106,7 +106,7 @@ def now() -> str:
 
 
 def here() -> dict[str, Any]:
-    """This process, for people, and for telling that the machine was restarted."""
+    """Where we run, for people, and for telling that the machine was restarted."""
     return {"host": platform.node(), "boot": boot_id(), "process": os.getpid()}
 
 

@@ -43,7 +43,9 @@ def _whole(path: Path, roots: Sequence[Path], text: str) -> Path:
         raise UsageError(f"{text[:200]}: no slides in there")
     for name, file in found:
         if not _within(file.resolve(), roots):
-            raise UsageError(f"{name[:200]} is a link that leads out of the --ingest-root: copy the slide there")
+            raise UsageError(
+                f"{name[:200]} is a link that leads out of the --ingest-root: copy the slide there"
+            )
     return path
 
 

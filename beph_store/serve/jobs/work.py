@@ -66,7 +66,9 @@ class Teller:
             start, before = self._seen[0]
             rate = (done - before) / (at - start) if done > before and at > start else None
             eta = (total - done) / rate if rate else None
-            self.progress({"done": done, "total": total, "unit": unit, "per_second": rate, "eta_seconds": eta})
+            self.progress(
+                {"done": done, "total": total, "unit": unit, "per_second": rate, "eta_seconds": eta}
+            )
 
         return told
 
@@ -125,7 +127,7 @@ def ingest(job: Job, folder: Folder, tell: Teller) -> dict[str, Any]:
         slide_mpp=job.work["slide_mpp"],
         progress=_Ingest(tell),
     )
-    statuses = {status: 0 for status in ("done", "skipped", "empty", "failed")}
+    statuses = dict.fromkeys(("done", "skipped", "empty", "failed"), 0)
     for outcome in report.slides:
         statuses[outcome.status] += 1
     return {"run": report.run, "recipe": report.recipe, "tiles": report.tiles, "slides": statuses}

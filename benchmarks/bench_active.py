@@ -1,7 +1,7 @@
 """How fast does the head follow the labels, and how many labels does a proposal save?
 
-    python benchmarks/bench_active.py [--fields EBHI_SEG] [--splits 20] [--labels 240] [--batch 12] [--encoder beph-mini]
-                                      [--name active]
+    python benchmarks/bench_active.py [--fields EBHI_SEG] [--splits 20] [--labels 240] [--batch 12]
+                                      [--encoder beph-mini] [--name active]
 
 **Refit**: seconds from labels to a head with its held-out figure, 5 folds by case, on drawn 768-d vectors of 6 classes.
 **Labels**: somebody who labels truly, a batch at a time, first from nothing: which tiles do they need? By `propose`
@@ -142,7 +142,11 @@ def by_chance(
     world: World, pool: Rows, labels: Labels, head: TileHead | None, count: int, seed: int
 ) -> list[int]:
     """Tiles at random."""
-    return np.random.default_rng((seed, labels.version)).choice(_free(world, pool, labels), count, False).tolist()
+    return (
+        np.random.default_rng((seed, labels.version))
+        .choice(_free(world, pool, labels), count, False)
+        .tolist()
+    )
 
 
 def by_uncertainty(
@@ -236,7 +240,13 @@ def compared(world: World, splits: int, most: int, batch: int) -> dict[str, Any]
     for name, way in WAYS.items():
         start = time.perf_counter()
         curves[name] = np.stack([curve(world, way, seed, most, batch) for seed in range(splits)])
-        print(world.name, name, curves[name].mean(0)[:, 1].round(3).tolist(), f"{time.perf_counter() - start:.0f} s", flush=True)
+        print(
+            world.name,
+            name,
+            curves[name].mean(0)[:, 1].round(3).tolist(),
+            f"{time.perf_counter() - start:.0f} s",
+            flush=True,
+        )
     at = (np.arange(curves["random"].shape[1]) + 1) * batch
     top = ceiling(world, splits)
     target = 0.9 * top[1]

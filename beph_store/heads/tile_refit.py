@@ -34,7 +34,7 @@ _PATH = 1e-3  # the same while penalties are compared
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Refitted:
-    """``probe`` fitted to all tiles; ``held_out`` (n, K) chances of each tile by a fit that lacked its fold, or None."""
+    """``probe`` fitted to all; ``held_out`` (n, K) chances of each tile by a fit that lacked its fold, or None."""
 
     probe: LinearProbe
     held_out: Float | None

@@ -50,7 +50,9 @@ def cluster(sample: NDArray[np.floating], k: int, *, seed: int = 0) -> Clusterin
     with threadpool_limits(1):
         means = MiniBatchKMeans(k, n_init=3, batch_size=2048, max_iter=60, random_state=seed).fit(unit)
         centres = np.asarray(means.cluster_centers_, np.float32)
-        counts = np.bincount(Clustering(mean, centres, centres[:, 0], np.zeros(k, np.int64)).of(sample), minlength=k)
+        counts = np.bincount(
+            Clustering(mean, centres, centres[:, 0], np.zeros(k, np.int64)).of(sample), minlength=k
+        )
         order = np.argsort(-counts, kind="stable")[: max(1, int((counts > 0).sum()))]
         centres = np.ascontiguousarray(centres[order])
         half = (centres * centres).sum(axis=1) / 2

@@ -14,12 +14,15 @@ from starlette.responses import Response
 from beph_store.engine.provenance import versions
 from beph_store.errors import BephStoreError
 from beph_store.serve import (
+    cluster_api,
     cohort_api,
     events_api,
     head_api,
     head_files_api,
     jobs_api,
+    label_api,
     overlay_api,
+    refit_api,
     search_api,
     store_api,
     zoom_api,
@@ -43,6 +46,9 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *zoom_api.ENDPOINTS,
     *overlay_api.ENDPOINTS,
     *search_api.ENDPOINTS,
+    *label_api.ENDPOINTS,
+    *refit_api.ENDPOINTS,
+    *cluster_api.ENDPOINTS,
     *cohort_api.ENDPOINTS,
     *head_api.ENDPOINTS,
     *head_files_api.ENDPOINTS,

@@ -231,9 +231,7 @@ _TILES_CHANGED: dict[str, Schema] = {
     "application/json": record(version=INTEGER, changed=array(TILE_LABEL), classes=array(_CLASS), **_STEPS)
 }
 _SLIDES_CHANGED: dict[str, Schema] = {
-    "application/json": record(
-        version=INTEGER, changed=array(_SLIDE_LABEL), columns=array(_COLUMN), **_STEPS
-    )
+    "application/json": record(version=INTEGER, changed=array(_SLIDE_LABEL), columns=array(_COLUMN), **_STEPS)
 }
 
 

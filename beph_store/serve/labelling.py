@@ -125,7 +125,7 @@ def labels_json(table: SearchTable, labels: Labels) -> tuple[list[dict[str, Any]
 
 
 def classes_json(labels: Labels, cases: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Classes that have tiles, in the order of their first use; ``place`` is that among all classes ever, for colours."""
+    """Classes that have tiles, in the order of their first use; ``place`` is that among all ever used, for colours."""
     slides: dict[str, list[str]] = {}
     for label in labels.tiles.values():
         slides.setdefault(str(label.mark.label), []).append(label.mark.slide_id)
@@ -213,7 +213,9 @@ def text_or_null(entry: Mapping[str, Any], name: str) -> str | None:
     return value
 
 
-def tile_marks(desk: Desk, key: str, table: SearchTable, entries: Sequence[Mapping[str, Any]]) -> list[TileMark]:
+def tile_marks(
+    desk: Desk, key: str, table: SearchTable, entries: Sequence[Mapping[str, Any]]
+) -> list[TileMark]:
     """What the entries of a request mean; of a tile named twice the last counts."""
     marks: dict[Subject, TileMark] = {}
     for entry in entries:

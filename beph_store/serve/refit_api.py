@@ -7,14 +7,20 @@ import json
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
 from beph_store.engine.active.labels import Labels
 from beph_store.engine.active.proposals import Proposal, propose
 from beph_store.engine.active.refit import TileHead
-from beph_store.engine.active.saving import NameTaken, packed, remove_saved, save_tile_head, saved_folder, saved_heads
+from beph_store.engine.active.saving import (
+    NameTaken,
+    packed,
+    remove_saved,
+    save_tile_head,
+    saved_folder,
+    saved_heads,
+)
 from beph_store.engine.search.table import SearchTable
 from beph_store.errors import HeadError
 from beph_store.serve.answers import Refused, answer, malformed, missing

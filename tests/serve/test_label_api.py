@@ -74,7 +74,10 @@ def test_labels_are_given_by_tile_point_and_region_and_undone(lab) -> None:
     region = lab.label(region=[0, 224, 448, 672], label="tumour <b>")
     assert {one["tile"] for one in region["changed"]} == {16, 17, 32, 33}
     told = lab.get("/labels/tiles")
-    assert [(c["label"], c["place"], c["tiles"]) for c in told["classes"]] == [("stroma", 1, 1), ("tumour <b>", 2, 4)]
+    assert [(c["label"], c["place"], c["tiles"]) for c in told["classes"]] == [
+        ("stroma", 1, 1),
+        ("tumour <b>", 2, 4),
+    ]
     assert len(told["labels"]) == 5
     back = lab.post("/labels/tiles/undo", who="Ann")
     assert [(one["tile"], one["label"]) for one in back["changed"]] == [(t, None) for t in (16, 17, 32, 33)]
@@ -96,7 +99,10 @@ def test_slides_are_labelled_beside_tiles(lab) -> None:
     one, two = handle("c00/s0.svs"), handle("c01/s0.svs")
     given = [{"slide": one, "value": "high"}, {"slide": two, "value": "low"}]
     told = lab.post("/labels/slides", who="Ann", labels=given)
-    assert [(c["slide"], c["column"], c["value"]) for c in told["changed"]] == [(one, "label", "high"), (two, "label", "low")]
+    assert [(c["slide"], c["column"], c["value"]) for c in told["changed"]] == [
+        (one, "label", "high"),
+        (two, "label", "low"),
+    ]
     lab.post("/labels/slides", who="Ann", labels=[{"slide": one, "column": "site", "value": "colon"}])
     text = lab.client.get(lab.root + "/labels/slides.csv").text
     assert list(csv.reader(io.StringIO(text))) == [
@@ -112,7 +118,9 @@ def test_slides_are_labelled_beside_tiles(lab) -> None:
     }
     assert {label["who"] for label in told["labels"]} == {"Ann"}
     assert lab.get("/labels/tiles")["can_undo"] is False
-    lab.post("/labels/slides", who="Ann", labels=[{"slide": one, "column": "slide_id", "value": "x"}], code=422)
+    lab.post(
+        "/labels/slides", who="Ann", labels=[{"slide": one, "column": "slide_id", "value": "x"}], code=422
+    )
     assert lab.post("/labels/slides/redo", who="Ann", code=200)["columns"][1]["name"] == "site"
 
 

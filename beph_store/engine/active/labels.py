@@ -249,7 +249,9 @@ def said(text: str, name: str) -> str:
     if not 1 <= len(text) <= MAX_TEXT or not text.isprintable():
         raise UsageError(f"{name} is not a text of 1 to {MAX_TEXT} printable characters")
     if text[0] in "=+@":
-        raise UsageError(f"{name} begins with {text[0]!r}, which a spreadsheet takes for a formula: leave it out")
+        raise UsageError(
+            f"{name} begins with {text[0]!r}, which a spreadsheet takes for a formula: leave it out"
+        )
     return text
 
 
@@ -259,7 +261,9 @@ def _checked(mark: Mark) -> Mark:
         return TileMark(mark.slide_id, mark.tile, mark.x, mark.y, label)
     column = said(mark.column, "column")
     if column.lower() in _RESERVED:
-        raise UsageError(f"a column of labels cannot be called {column}: a table of slides has one of that name")
+        raise UsageError(
+            f"a column of labels cannot be called {column}: a table of slides has one of that name"
+        )
     return SlideMark(mark.slide_id, column, label)
 
 

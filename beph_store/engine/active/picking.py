@@ -5,8 +5,9 @@
 * `badge`, with a head: uncertain and unlike each other at once. The method is BADGE (Ash, Zhang, Krishnamurthy,
   Langford & Agarwal, ICLR 2020): the gradient of the loss by the head's weights, had the head been right with what it
   takes for the truth, is long where the head is unsure and points where it would learn something; k-means++ (Arthur &
-  Vassilvitskii, SODA 2007) draws long ones that differ. Here the embeddings are centred and of unit length, so that an
-  odd tile is not taken for an uncertain one.
+  Vassilvitskii, SODA 2007) draws long ones that differ. Two things are ours: the embeddings are centred and of unit
+  length, so that an odd tile is not taken for an uncertain one; and the origin counts as taken, because the gradients
+  of all that the head is sure of lie there and one of them would be drawn for them all.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ def directions(vectors: NDArray[np.floating], centre: NDArray[np.floating]) -> F
 
 
 def k_centre(pool: Float32, labelled: Float32, count: int) -> Index:
-    """Up to ``count`` positions in ``pool`` (n, D), unit vectors: each the one farthest from ``labelled`` (L, D) and all
-    taken before. Where nothing is labelled the first is the one most like all others.
+    """Up to ``count`` positions in ``pool`` (n, D), unit vectors: each the one farthest from ``labelled`` (L, D) and
+    all taken before. Where nothing is labelled the first is the one most like all others.
     """
     count = min(count, len(pool))
     nearest = np.full(len(pool), -np.inf, np.float32)  # the largest cosine with what is there
@@ -49,7 +50,7 @@ def badge(pool: Float32, probabilities: NDArray[np.floating], count: int, seed: 
     """Up to ``count`` positions in ``pool`` (n, D), unit vectors, whose classes have these ``probabilities`` (n, K).
 
     The first has the longest gradient, each other is drawn with a chance that grows with the square of its distance
-    from all taken. The gradients, outer products of K by D numbers, are never made: their products are products of
+    from the origin and all taken. The gradients, outer products of K by D numbers, are never made: their products are products of
     products.
     """
     count = min(count, len(pool))

@@ -161,7 +161,7 @@ def _folds(learnt: Learnt, seed: int) -> tuple[str, Index | None, str]:
             if _leaves_every_class(learnt.truth, fold):
                 note = "each tile by a head that saw no tile of its case"
                 if by == "slide":
-                    note = f"each tile by a head that saw no tile of its slide, but of its case: it flatters; {short[0]}"
+                    note = f"no tile of a slide on both sides, but of a case: it flatters; {short[0]}"
                 return by, np.asarray(fold, np.int64), note
         name = learnt.classes[int(groups.argmin())]
         where = "one" if groups.min() == 1 else "too few"

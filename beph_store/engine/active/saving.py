@@ -46,7 +46,9 @@ def slug(title: str) -> str:
     return name
 
 
-def save_tile_head(table: SearchTable, head: TileHead, labels: Labels, title: str, who: str) -> dict[str, Any]:
+def save_tile_head(
+    table: SearchTable, head: TileHead, labels: Labels, title: str, who: str
+) -> dict[str, Any]:
     """Keep a head in its store under a name; returns what `saved_heads` tells of it.
 
     Raises UsageError for a name that cannot be used, NameTaken for one that is, StoreError where it cannot be written.
@@ -136,7 +138,7 @@ def _cases(table: SearchTable) -> dict[str, str]:
 
 
 def tiles_csv(labels: Labels, cases: Mapping[str, str]) -> str:
-    """Labelled tiles as a table that `beph-store probe --labels` reads: slide_id, case_id, tile, x, y, label, who, at."""
+    """Labelled tiles as a table that `beph-store probe --labels` reads, with who gave each label and when."""
     rows = []
     for label in labels.tiles.values():
         mark = label.mark

@@ -43,7 +43,10 @@ def test_who_and_when_are_kept_and_the_last_label_holds(book, tmp_path) -> None:
     assert when.tzinfo is not None
     assert timedelta(0) <= datetime.now(UTC) - when < timedelta(minutes=5)
     lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
-    assert [(line["n"], line["who"], line["do"]) for line in lines] == [(1, "Ann", "tiles"), (2, "Bob", "tiles")]
+    assert [(line["n"], line["who"], line["do"]) for line in lines] == [
+        (1, "Ann", "tiles"),
+        (2, "Bob", "tiles"),
+    ]
     assert lines[0]["labels"][0] == {"slide_id": "a.svs", "tile": 1, "x": 224, "y": 0, "label": "tumour"}
     assert LabelBook(Journal(tmp_path / "r.jsonl")).labels() == book.labels()
 

@@ -38,7 +38,8 @@ def test_badge_is_k_means_plus_plus_on_gradients() -> None:
     draws = np.random.default_rng(7)
     taken = [int((gradient**2).sum(axis=1).argmax())]
     while len(taken) < 12:
-        away = ((gradient[:, None] - gradient[taken][None]) ** 2).sum(axis=2).min(axis=1)
+        there = np.concatenate([np.zeros((1, 18)), gradient[taken]])
+        away = ((gradient[:, None] - there[None]) ** 2).sum(axis=2).min(axis=1)
         taken.append(int(np.searchsorted(np.cumsum(away), draws.random() * away.sum(), side="right")))
     assert badge(pool, chances, 12, 7).tolist() == taken
 

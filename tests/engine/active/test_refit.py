@@ -83,7 +83,9 @@ def test_by_slide_where_cases_are_too_few_and_by_nothing_where_slides_are(tissue
 def test_fewer_than_two_classes_are_explained(tissue, count) -> None:
     rows = np.flatnonzero(tissue.kind == 1)[:count]
     labels = tissue.labels(rows) if count else Labels()
-    with pytest.raises(HeadError, match=r"of one class \(fat\): label tiles of a second" if count else "no tile"):
+    with pytest.raises(
+        HeadError, match=r"of one class \(fat\): label tiles of a second" if count else "no tile"
+    ):
         refit(tissue.table, labels)
 
 

@@ -42,7 +42,12 @@ def test_a_saved_head_says_the_same_of_every_tile(grown, labelled) -> None:
     labels, head = labelled
     about = save_tile_head(grown.table, head, labels, "Tumour map, 2nd", "Ann")
     layout, key = grown.table.store.layout, grown.table.flat.recipe_key
-    assert (about["name"], about["title"], about["who"], about["version"]) == ("tumour-map-2nd", "Tumour map, 2nd", "Ann", 7)
+    assert (about["name"], about["title"], about["who"], about["version"]) == (
+        "tumour-map-2nd",
+        "Tumour map, 2nd",
+        "Ann",
+        7,
+    )
     assert saved_heads(layout, key) == [about]
     folder = saved_folder(layout, key, "tumour-map-2nd")
     opened = load_classifier(folder)

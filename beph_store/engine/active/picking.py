@@ -50,8 +50,8 @@ def badge(pool: Float32, probabilities: NDArray[np.floating], count: int, seed: 
     """Up to ``count`` positions in ``pool`` (n, D), unit vectors, whose classes have these ``probabilities`` (n, K).
 
     The first has the longest gradient, each other is drawn with a chance that grows with the square of its distance
-    from the origin and all taken. The gradients, outer products of K by D numbers, are never made: their products are products of
-    products.
+    from the origin and all taken. The gradients, outer products of K by D numbers, are never made: their products are
+    products of products.
     """
     count = min(count, len(pool))
     error = probabilities.astype(np.float32).copy()

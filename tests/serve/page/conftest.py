@@ -26,7 +26,7 @@ import pytest
 import beph_store.serve
 from beph_store.engine.ingest import IngestOptions, ingest
 from beph_store.store import Store
-from beph_store.testing.synthetic import demo_cohort, formula_slide
+from beph_store.testing.synthetic import demo_cohort
 
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
 BUILT = Path(beph_store.serve.__file__).parent / "assets" / "index.html"
@@ -87,16 +87,27 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="package")
 def drawn(browser, tmp_path_factory) -> World:
-    """Twelve drawn cases, and a slide with a name to be afraid of."""
+    """Sixteen drawn slides of twelve cases; one of them has a name to be afraid of."""
     folder = tmp_path_factory.mktemp("page")
     slides = folder / "slides"
-    demo_cohort(slides, n=16, size=(1792, 1536))
-    labels = (slides / "labels.csv").read_text()
-    formula_slide(slides / NASTY, size=(900, 700), downsamples=(1, 4))
-    ingest([slides], folder / "S", options=IngestOptions(tissue_min=0.1))
+    demo_cohort(slides, n=16, size=(2048, 2048))
+    with (slides / "labels.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    (slides / rows[-1]["slide_id"]).rename(slides / NASTY)
+    rows[-1] |= {"slide_id": NASTY, "path": NASTY}
+    ingest([slides], folder / "S", options=IngestOptions(), manifest=table(slides / "manifest.csv", rows))
     (record,) = Store.open(folder / "S").recipes()
-    rows = list(csv.DictReader(labels.splitlines()))
+    labels = table(slides / "labels.csv", rows).read_text()
     return World(folder / "S", record.recipe.key, labels, rows[1]["slide_id"], ("normal", "tumour"), outcomes(rows))
+
+
+def table(path: Path, rows: list[dict[str, str]]) -> Path:
+    """Write them as CSV."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
 
 
 def outcomes(rows: list[dict[str, str]]) -> str:
@@ -184,7 +195,7 @@ def watch(tab: Tab) -> None:
 
     def said(message: Any) -> None:
         if message.type in ("error", "warning"):
-            tab.complaints.append(f"{message.type}: {message.text}")
+            tab.complaints.append(f"{message.type}: {message.text} ({message.location.get('url', '')})")
 
     def asked(request: Any) -> None:
         parts = urlsplit(request.url)

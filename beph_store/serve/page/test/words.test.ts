@@ -55,6 +55,8 @@ test("the question begins with what the table says, and the rest is left to the 
   assert.deepEqual(question(FIRST, table), { task: "classify", folds: 5 });
   const chosen = { ...FIRST, target: "grade", without: ["none"], case: "patient", title: "  two ", epochs: 9 };
   assert.deepEqual(classesOf(chosen, table), ["high", "low"]);
+  assert.deepEqual(classesOf({ ...chosen, positive: "high" }, table), ["low", "high"]);
+  assert.equal(classesOf({ ...FIRST, target: "grade", positive: "high" }, table), null); // of three none is positive
   assert.deepEqual(options(chosen, table), {
     cohort: "c", task: "classify", folds: 5, target: "grade", classes: ["high", "low"], case_column: "patient", head: "linear", seed: 0, title: "two",
   });

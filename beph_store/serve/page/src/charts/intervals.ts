@@ -11,7 +11,7 @@ export interface Interval {
 }
 
 /** One metric's rule; `chance` is marked where it means something. */
-export function intervalChart(name: string, given: Interval, chance: number | null = null, width = 260): SVGSVGElement {
+export function intervalChart(name: string, given: Interval, chance: number | null = null, width = 340): SVGSVGElement {
   const x = linear([0, 1], [6, width - 6]);
   const middle = 12;
   const inside = (value: number | null | undefined): value is number =>

@@ -4,7 +4,7 @@ import { h } from "../dom.ts";
 import { s } from "./svg.ts";
 
 export function legend(names: readonly string[]): HTMLUListElement {
-  return h("ul", { class: "legend" }, names.map((name, i) => h("li", null, sample(i), h("span", null, name))));
+  return h("ul", { class: "series-legend" }, names.map((name, i) => h("li", null, sample(i), h("span", null, name))));
 }
 
 function sample(series: number): SVGSVGElement {

@@ -108,7 +108,7 @@ function classCells(one: HeadCase, wrong: boolean): Child {
 function riskCells(one: HeadCase): Child {
   const days = one.time_days === null || one.time_days === undefined ? "–" : `${count(Math.round(one.time_days))} days`;
   return [
-    h("td", null, h("span", { class: "chip", "data-tone": one.event ? "warn" : null }, one.event ? "event" : "censored"), ` ${days}`),
+    h("td", { class: "outcome" }, h("span", { class: "chip", "data-tone": one.event ? "warn" : null }, one.event ? "event" : "censored"), ` ${days}`),
     h("td", { class: "number" }, fixed(one.risk ?? null, 2)),
   ];
 }
@@ -124,7 +124,7 @@ function slideLinks(head: HeadDetail, one: HeadCase, slide: string, name: string
       "data-test": "heatmap", "data-slide": slide,
     },
     icon("layers"),
-    h("span", { class: "clip slide-name" }, short),
+    h("span", { class: "clip case-slide" }, short),
   );
   if (one.label === null || one.label === one.predicted) return first;
   return h(

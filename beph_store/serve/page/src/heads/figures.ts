@@ -91,7 +91,7 @@ function kmPanel(head: HeadDetail): Child {
     "Kaplan–Meier by predicted risk",
     "km",
     h("div", { class: "row between wrap" }, legend(names), h("span", { "data-test": "logrank" }, "log-rank p ", h("b", null, pValue(head.logrank_p)))),
-    survivalChart(head.km),
+    survivalChart(head.km, 800),
     h("p", { class: "muted small" }, "The two halves by the median of the predicted risk. Small strokes are cases that left without the event."),
   );
 }
@@ -132,8 +132,8 @@ export function about(head: HeadDetail): HTMLElement {
   const lost = head.dropped.reduce((sum, one) => sum + one.rows, 0);
   return h(
     "section",
-    { class: "panel" },
-    h("div", { class: "panel-head" }, h("h2", null, "What it was trained on")),
+    { class: "panel figure-panel", "data-test": "about" },
+    h("div", { class: "panel-head" }, h("h2", null, "Trained on")),
     h(
       "div",
       { class: "panel-body" },

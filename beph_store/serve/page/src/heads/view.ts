@@ -73,11 +73,10 @@ async function one(id: string, signal: AbortSignal): Promise<Child> {
     ),
     head.warnings.map((text) => h("div", { class: "note", "data-tone": "warn", "data-test": "warning" }, icon("warn"), h("span", null, text))),
     metricCards(head),
-    h("div", { class: "figures" }, curvePanels(head)),
+    h("div", { class: head.task === "survive" ? "figures of-survival" : "figures" }, curvePanels(head), about(head)),
     casesPanel(head, signal),
     head.in_store && predictionsPanel(head, signal),
     allMetrics(head),
     training(head),
-    about(head),
   ];
 }

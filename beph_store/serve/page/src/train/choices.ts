@@ -8,6 +8,8 @@ export interface Choices {
   readonly target: string;
   /** Those left out, of the classes that the target has. */
   readonly without: readonly string[];
+  /** Of two classes, the one that figures speak of; "" for the second of the alphabet. */
+  readonly positive: string;
   readonly case: string;
   readonly slide: string;
   readonly event: string;
@@ -23,7 +25,7 @@ export interface Choices {
 }
 
 export const FIRST: Choices = {
-  task: "classify", target: "", without: [], case: "", slide: "", event: "", eventMeans: "", time: "", timeUnit: "",
+  task: "classify", target: "", without: [], positive: "", case: "", slide: "", event: "", eventMeans: "", time: "", timeUnit: "",
   head: "linear", loss: "auto", folds: 5, seed: 0, epochs: null, title: "",
 };
 
@@ -57,11 +59,18 @@ export function likelyTask(table: CohortTable): Task {
   return event.length > 0 && time.length > 0 && table.suggested.class.length === 0 ? "survive" : "classify";
 }
 
-/** The classes to learn, in the table's order; null for all. */
-export function classesOf(choices: Choices, table: CohortTable): string[] | null {
-  if (choices.task !== "classify" || choices.without.length === 0) return null;
+/** The classes that will be learnt, in the order of the alphabet. */
+export function kept(choices: Choices, table: CohortTable): string[] {
   const column = table.columns.find((one) => one.name === choices.target);
   return valuesOf(column).filter((value) => !choices.without.includes(value)).sort((a, b) => (a < b ? -1 : 1));
+}
+
+/** The classes to ask for, of two the positive one last; null where the server's own order and all classes will do. */
+export function classesOf(choices: Choices, table: CohortTable): string[] | null {
+  const classes = kept(choices, table);
+  const turned = classes.length === 2 && choices.positive === classes[0];
+  if (choices.without.length === 0 && !turned) return null;
+  return turned ? classes.reverse() : classes;
 }
 
 /** The part that a check and a training share. */

@@ -2,7 +2,7 @@
 
 import { h, type Child } from "../dom.ts";
 import { HEAD_KINDS, TASKS, type CohortTable, type Task } from "../studies.ts";
-import { targets, valuesOf, type Choices } from "./choices.ts";
+import { kept, targets, valuesOf, type Choices } from "./choices.ts";
 
 /** Fields whose option has another name. */
 const OPTIONS: Readonly<Record<string, string>> = {
@@ -12,10 +12,10 @@ const OPTIONS: Readonly<Record<string, string>> = {
 type Change = (part: Partial<Choices>) => void;
 
 /**
- * The form for a table as it stands. `wrong` names the options that a problem is about; `change` is told what the
- * person changed, and draws the form anew.
+ * The form for a table as it stands. `wrong` names the options that a problem is about, `open` is whether the rarer
+ * options are unfolded; `change` is told what the person changed, and draws the form anew.
  */
-export function form(table: CohortTable, choices: Choices, wrong: readonly string[], change: Change): HTMLElement {
+export function form(table: CohortTable, choices: Choices, wrong: readonly string[], open: boolean, change: Change): HTMLElement {
   const made = h(
     "div",
     { class: "stack train-form" },
@@ -31,9 +31,9 @@ export function form(table: CohortTable, choices: Choices, wrong: readonly strin
       ),
     ),
     choices.task === "classify" ? classFields(table, choices, change) : survivalFields(table, choices, change),
-    columnFields(table, choices, change),
     heads(choices, change),
     numbers(choices, change),
+    more(table, choices, change, open),
   );
   for (const field of made.querySelectorAll<HTMLElement>("[data-option]")) {
     if (!wrong.includes(field.dataset.option ?? "")) continue;
@@ -48,13 +48,20 @@ function classFields(table: CohortTable, choices: Choices, change: Change): Chil
   const column = table.columns.find((one) => one.name === choices.target);
   const values = valuesOf(column);
   const names = targets(table).map((one) => one.name);
+  const learnt = kept(choices, table);
+  const positive = choices.positive !== "" && learnt.includes(choices.positive) ? choices.positive : learnt[1];
   return [
-    select("Class", "target", choices.target, [["", "by the column’s name"], ...names.map(same)], (target) => change({ target, without: [] })),
+    h(
+      "div",
+      { class: learnt.length === 2 ? "pair" : "stack" },
+      select("Class", "target", choices.target, [["", "by the column’s name"], ...names.map(same)], (target) => change({ target, without: [], positive: "" })),
+      learnt.length === 2 && select("Positive class", "positive", positive, learnt.map(same), (chosen) => change({ positive: chosen })),
+    ),
     values.length > 2 &&
       h(
-        "fieldset",
-        { class: "classes" },
-        h("legend", { class: "muted small" }, "Classes to learn"),
+        "div",
+        { class: "classes", role: "group", "aria-label": "Classes to learn" },
+        h("span", { class: "muted small" }, "Classes to learn"),
         values.map((value) =>
           h(
             "label",
@@ -96,26 +103,11 @@ function survivalFields(table: CohortTable, choices: Choices, change: Change): C
   ];
 }
 
-function columnFields(table: CohortTable, choices: Choices, change: Change): HTMLElement {
-  const columns = [["", "by the column’s name"], ...table.columns.map((column) => same(column.name))] as [string, string][];
-  return h(
-    "details",
-    { class: "more", open: choices.case !== "" || choices.slide !== "" },
-    h("summary", null, "Columns of slides and cases"),
-    h(
-      "div",
-      { class: "pair" },
-      select("Slide", "slide", choices.slide, columns, (slide) => change({ slide })),
-      select("Case (patient)", "case", choices.case, columns, (chosen) => change({ case: chosen })),
-    ),
-  );
-}
-
 function heads(choices: Choices, change: Change): HTMLElement {
   return h(
-    "fieldset",
-    { class: "head-cards" },
-    h("legend", { class: "muted small" }, "Head"),
+    "div",
+    { class: "head-cards", role: "radiogroup", "aria-label": "Head" },
+    h("span", { class: "muted small" }, "Head"),
     HEAD_KINDS.map((kind) =>
       h(
         "label",
@@ -130,26 +122,37 @@ function heads(choices: Choices, change: Change): HTMLElement {
   );
 }
 
-function numbers(choices: Choices, change: Change): Child[] {
+function numbers(choices: Choices, change: Change): HTMLElement {
+  return h(
+    "div",
+    { class: "pair" },
+    whole("Folds, by case", "folds", choices.folds, 2, 100, (folds) => change({ folds: folds ?? 5 })),
+    choices.head === "linear"
+      ? whole("Seed", "seed", choices.seed, 0, 2 ** 31 - 1, (seed) => change({ seed: seed ?? 0 }))
+      : whole("Epochs at most", "epochs", choices.epochs, 1, 1000, (epochs) => change({ epochs }), "as suits the head"),
+  );
+}
+
+/** What is rarely chosen, folded away. */
+function more(table: CohortTable, choices: Choices, change: Change, open: boolean): HTMLElement {
+  const columns = [["", "by the column’s name"], ...table.columns.map((column) => same(column.name))] as [string, string][];
   const deep = choices.head !== "linear";
-  return [
+  return h(
+    "details",
+    { class: "more", open, "data-test": "more" },
+    h("summary", null, "More options"),
     h(
       "div",
       { class: "pair" },
-      whole("Folds, by case", "folds", choices.folds, 2, 20, (folds) => change({ folds: folds ?? 5 })),
-      whole("Seed", "seed", choices.seed, 0, 2 ** 31 - 1, (seed) => change({ seed: seed ?? 0 })),
+      select("Column of slides", "slide", choices.slide, columns, (slide) => change({ slide })),
+      select("Column of cases (patients)", "case", choices.case, columns, (chosen) => change({ case: chosen })),
     ),
     deep &&
       h(
         "div",
         { class: "pair" },
-        whole("Epochs at most", "epochs", choices.epochs, 1, 1000, (epochs) => change({ epochs }), "as suits the head"),
-        choices.task === "survive" &&
-          select(
-            "Loss", "loss", choices.loss,
-            [["auto", "Cox, the whole cohort"], ["nll", "discrete time"]],
-            (loss) => change({ loss }),
-          ),
+        whole("Seed", "seed", choices.seed, 0, 2 ** 31 - 1, (seed) => change({ seed: seed ?? 0 })),
+        choices.task === "survive" && select("Loss", "loss", choices.loss, [["auto", "Cox, the whole cohort"], ["nll", "discrete time"]], (loss) => change({ loss })),
       ),
     h(
       "label",
@@ -160,7 +163,7 @@ function numbers(choices: Choices, change: Change): Child[] {
         onchange: (event: Event) => change({ title: (event.target as HTMLInputElement).value }),
       }),
     ),
-  ];
+  );
 }
 
 function select(

@@ -40,9 +40,13 @@ export function columnsTable(table: CohortTable, check: CohortCheck | null): HTM
             h("td", { class: "number" }, count(column.distinct)),
             h(
               "td",
-              { class: "values" },
-              values.slice(0, SHOWN_VALUES).map((value) => h("span", { class: "chip clip" }, value)),
-              column.distinct > SHOWN_VALUES && values.length > 0 && h("span", { class: "muted small" }, `and ${count(column.distinct - SHOWN_VALUES)} more`),
+              null,
+              h(
+                "div",
+                { class: "values" },
+                values.slice(0, SHOWN_VALUES).map((value) => h("span", { class: "chip clip" }, value)),
+                column.distinct > SHOWN_VALUES && values.length > 0 && h("span", { class: "muted small" }, `and ${count(column.distinct - SHOWN_VALUES)} more`),
+              ),
             ),
           );
         }),

@@ -185,13 +185,14 @@ class TrainPage {
       return;
     }
     const ready = this.check?.ok === true && isWritable();
+    const open = this.asked.querySelector<HTMLDetailsElement>("details.more")?.open ?? false;
     replace(
       this.asked,
       h("div", { class: "panel-head" }, h("h2", null, "Question and head")),
       h(
         "div",
         { class: "panel-body" },
-        form(table, this.choices, this.check?.fields ?? [], (part) => this.change(part)),
+        form(table, this.choices, this.check?.fields ?? [], open, (part) => this.change(part)),
         h(
           "div",
           { class: "stack", "aria-live": "polite" },

@@ -60,3 +60,9 @@ export function ago(iso: string | null | undefined, now: number = Date.now()): s
   const seconds = Math.max(0, (now - time) / 1000);
   return seconds < 10 ? "just now" : `${span(seconds)} ago`;
 }
+
+/** With a capital letter at the start and a full stop at the end; "" stays "". */
+export function sentence(text: string): string {
+  const plain = text.trim();
+  return plain ? `${plain[0].toUpperCase()}${plain.slice(1)}${/[.!?]$/.test(plain) ? "" : "."}` : "";
+}

@@ -87,6 +87,7 @@ export function showHelp(): void {
           ),
         ),
       ),
+      h("p", { class: "muted small row" }, h("a", { href: "/api/openapi.json", target: "_blank", rel: "noreferrer" }, "The API"), "·", h("a", { href: "/page/licences.txt", target: "_blank", rel: "noreferrer" }, "Licences of what the page is made of")),
     ],
     () => { closeHelp = null; },
   );

@@ -3,7 +3,7 @@
 import { isAbort, reason } from "../api.ts";
 import { dialog } from "../dialog.ts";
 import { h, icon, replace, type Child } from "../dom.ts";
-import { count, counted, fixed } from "../format.ts";
+import { count, counted, fixed, sentence } from "../format.ts";
 import { knownPerson } from "../person.ts";
 import { markCard, showTray, stepCard, tray, type Card } from "../search/tray.ts";
 import { isWritable } from "../session.ts";
@@ -146,10 +146,6 @@ function learnedLines(book: LabelBook): Child[] {
   }
   lines.push(h("p", { class: "muted small" }, sentence(out.note)));
   return lines;
-}
-
-function sentence(text: string): string {
-  return text ? `${text[0].toUpperCase()}${text.slice(1)}.` : "";
 }
 
 function whereChoice(): HTMLElement {

@@ -124,10 +124,13 @@ async function askImage(recipe: string, file: File, signal: AbortSignal): Promis
 
 function card(recipe: string, hit: Hit): Card {
   const half = hit.footprint_l0 / 2;
+  const of = found?.query.tile;
+  // Where else in that slide it looks like this.
+  const overlay = of ? ({ kind: "similarity", of: of.slide, tile: of.tile } as const) : undefined;
   return {
     id: `${hit.slide}/${hit.tile}`,
     image: `/api/recipes/${recipe}/slides/${hit.slide}/tiles/${hit.tile}.jpg`,
-    href: slideLink(recipe, hit.slide, { x: hit.x + half, y: hit.y + half, z: Math.min(1, 420 / hit.footprint_l0), tile: hit.tile }),
+    href: slideLink(recipe, hit.slide, { x: hit.x + half, y: hit.y + half, z: Math.min(1, 420 / hit.footprint_l0), tile: hit.tile, overlay }),
     lines: [fixed(hit.score), hit.slide_id, hit.case_id === hit.slide_id ? null : hit.case_id],
     about: `${hit.slide_id}, case ${hit.case_id}, tile ${hit.tile}: cosine ${fixed(hit.score, 4)}`,
   };

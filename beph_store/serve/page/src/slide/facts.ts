@@ -34,7 +34,7 @@ export function facts(recipe: string, info: SlideInfo, signal: AbortSignal): HTM
   get<SlideList>(url(`/api/recipes/${recipe}/slides`, { q: info.slide_id, limit: 1000 }), signal).then(
     (said) => {
       const mine = said.slides.find((entry) => entry.slide === info.slide);
-      if (mine) replace(element, factList(info, mine.labels));
+      if (mine) replace(element, factList({ ...info, case_id: mine.case_id }, mine.labels));
     },
     () => undefined,
   );

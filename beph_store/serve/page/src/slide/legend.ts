@@ -1,12 +1,12 @@
 /** What the colours mean, in numbers: on the slide itself, with the value under the pointer. */
 
 import { h, replace } from "../dom.ts";
-import { count, digits } from "../format.ts";
+import { count, digits, sentence } from "../format.ts";
 import { gradient, MAPS, type MapName } from "./colours.ts";
 import { ends, histogram, type Range, type Style, type Values } from "./values.ts";
 
 const BINS = 48;
-const RANGES: Readonly<Record<Range, string>> = { spread: "Without extremes", full: "Least to most", unit: "0 to 1" };
+const RANGES: Readonly<Record<Range, string>> = { spread: "Typical range", full: "Full range", unit: "0 to 1" };
 
 export interface Legend {
   readonly element: HTMLElement;
@@ -31,7 +31,7 @@ export function legend(style: Style, changed: () => void): Legend {
       element,
       h("header", { class: "row between" }, h("h3", { class: "clip" }, values.title), reading),
       values.kind === "scale" ? scaleBody(values, style, marker, redo) : classBody(values, style, redo),
-      h("p", { class: "legend-meaning" }, values.meaning, values.note && ` (${values.note})`),
+      h("p", { class: "legend-meaning" }, sentence(values.meaning), values.note && ` ${sentence(values.note)}`),
     );
   };
   const redo = (): void => {
@@ -72,7 +72,7 @@ function scaleBody(values: Values, style: Style, marker: HTMLElement, redo: () =
   from.addEventListener("change", redo);
   const map = h("select", { class: "field small", "aria-label": "Colours", "data-test": "map" }, MAPS.map((entry) => h("option", { value: entry.name, selected: entry.name === style.map }, entry.label)));
   map.addEventListener("change", () => { style.map = map.value as MapName; redo(); });
-  const choose = h("select", { class: "field small", "aria-label": "Ends of the scale", "data-test": "range" }, Object.entries(RANGES).map(([name, text]) => h("option", { value: name, selected: name === range }, text)));
+  const choose = h("select", { class: "field small", "aria-label": "Ends of the scale", title: "Ends of the scale: without the most extreme hundredth at both ends, from least to most, or 0 to 1", "data-test": "range" }, Object.entries(RANGES).map(([name, text]) => h("option", { value: name, selected: name === range }, text)));
   choose.addEventListener("change", () => { style.range = choose.value as Range; redo(); });
   return h(
     "div",

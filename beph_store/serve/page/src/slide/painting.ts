@@ -38,7 +38,7 @@ export class Layers {
     this.picture = colours && this.grid ? raster(this.grid, colours) : null;
   }
 
-  /** The mask: white where tissue is. Drawn in one colour, over the whole slide of that size. */
+  /** The mask: white where tissue is. What is not tissue is veiled, over the whole slide of that size. */
   setTissue(mask: HTMLImageElement, width: number, height: number): void {
     const picture = document.createElement("canvas");
     picture.width = mask.naturalWidth;
@@ -46,8 +46,8 @@ export class Layers {
     const context = picture.getContext("2d");
     if (!context) return;
     context.drawImage(mask, 0, 0);
-    context.globalCompositeOperation = "source-in";
-    context.fillStyle = "#00a2b8";
+    context.globalCompositeOperation = "source-out";
+    context.fillStyle = "#1b2a4a";
     context.fillRect(0, 0, picture.width, picture.height);
     this.tissue = { picture, width, height };
   }
@@ -68,7 +68,7 @@ export class Layers {
 
   private paintTissue(context: CanvasRenderingContext2D, sight: Sight, tissue: { picture: HTMLCanvasElement; width: number; height: number }): void {
     context.save();
-    context.globalAlpha = 0.32;
+    context.globalAlpha = 0.55;
     context.drawImage(tissue.picture, sight.left, sight.top, tissue.width * sight.scale, tissue.height * sight.scale);
     context.restore();
   }

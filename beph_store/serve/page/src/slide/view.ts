@@ -4,7 +4,7 @@ import "./slide.css";
 
 import { get, integers, isAbort, reason } from "../api.ts";
 import { h, icon, replace } from "../dom.ts";
-import { count, counted, digits } from "../format.ts";
+import { count, counted, digits, sentence } from "../format.ts";
 import { LabelBook } from "../labels/book.ts";
 import { labelPanel, type LabelPanel } from "../labels/panel.ts";
 import { go, link, remember, type Dispose, type Params, type View } from "../router.ts";
@@ -163,11 +163,12 @@ class SlidePage {
 
   private note(): HTMLElement | false {
     if (this.info.file) return this.info.note ? h("div", { class: "stage-note", "data-test": "slide-note" }, icon("info"), h("span", null, this.info.note)) : false;
+    const [why] = this.info.note.split(";");
     return h(
       "div",
       { class: "stage-note", "data-tone": "warn", "data-test": "moved", role: "note" },
       icon("warn"),
-      h("span", null, h("strong", null, "The slide's file is not there. "), "Shown is the stored overview; tiles, overlays and search work as before. ", h("span", { class: "muted" }, this.info.note)),
+      h("span", null, h("strong", null, sentence(why)), " Shown is the stored overview; overlays, labels and search work as before."),
     );
   }
 

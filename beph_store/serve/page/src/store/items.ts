@@ -3,12 +3,11 @@
 import { h, icon, type Child } from "../dom.ts";
 import { count, when } from "../format.ts";
 import { slideLink } from "../slide/address.ts";
-import { magnification } from "../slide/scale.ts";
 import type { LabelColumn, SlideItem } from "../types.ts";
 
 /** Labels on a card, and columns of labels in the table. */
 const CARD_LABELS = 3;
-const TABLE_LABELS = 6;
+const TABLE_LABELS = 5;
 
 /** `columns` are the label columns in the order in which they are shown. */
 export function slideCard(recipe: string, item: SlideItem, columns: readonly LabelColumn[]): HTMLElement {
@@ -63,11 +62,11 @@ function row(recipe: string, item: SlideItem, columns: readonly LabelColumn[]): 
     h("td", { class: "tiny-cell" }, item.status === "failed" ? null : small),
     h("td", null, h("a", { class: "slide-link", href }, item.slide_id)),
     h("td", null, item.case_id === item.slide_id ? h("span", { class: "muted" }, "–") : item.case_id),
-    columns.map((column) => h("td", null, item.labels[column.name] === null || item.labels[column.name] === undefined ? h("span", { class: "muted" }, "–") : String(item.labels[column.name]))),
+    columns.map((column) => h("td", { class: "label-cell", title: String(item.labels[column.name] ?? "") }, item.labels[column.name] === null || item.labels[column.name] === undefined ? h("span", { class: "muted" }, "–") : String(item.labels[column.name]))),
     h("td", null, h("span", { class: "chip", "data-tone": tone }, state)),
     h("td", { class: "number" }, item.status === "done" ? count(item.tiles) : "–"),
     h("td", { class: "number nowrap" }, item.width_l0 && item.height_l0 ? `${count(item.width_l0)} × ${count(item.height_l0)}` : "–"),
-    h("td", { class: "number nowrap" }, item.mpp_x ? `${Number(item.mpp_x.toPrecision(3))} µm/px · ${magnification(item.mpp_x)}×` : "–"),
+    h("td", { class: "number nowrap" }, item.mpp_x ? `${Number(item.mpp_x.toPrecision(3))} µm/px` : "–"),
     h("td", { class: "reason" }, item.status === "failed" ? item.error : when(item.created_at)),
   );
 }

@@ -4,7 +4,7 @@ import "./store.css";
 
 import { get, isAbort, reason } from "../api.ts";
 import { h, icon, replace } from "../dom.ts";
-import { count, counted } from "../format.ts";
+import { counted } from "../format.ts";
 import { shortcuts } from "../keys.ts";
 import { remember, type Dispose, type Params, type View } from "../router.ts";
 import { takeDrops } from "../search/search.ts";
@@ -180,9 +180,8 @@ class StorePage {
   /** All of them, or only what came last. */
   private draw(added?: readonly SlideItem[]): void {
     const recipe = recipeInfo();
-    const known = recipe?.slides ?? this.total;
     this.summary.textContent = isFiltered(filters)
-      ? `${count(this.total)} of ${counted(known, "slide")}`
+      ? `${counted(this.total, "slide fits", "slides fit")}`
       : `${counted(this.total, "slide")}, ${counted(recipe?.tiles ?? 0, "tile")}`;
     replace(this.chosen, ...chips(filters, () => this.changed()));
     this.chosen.hidden = this.chosen.children.length === 0;

@@ -156,7 +156,7 @@ def _features(record: RecipeRecord) -> dict[str, Any]:
 
 def _check_encoder(encoder: str | None, known: Mapping[str, RecipeRecord]) -> None:
     """Only encoders that ship, and those this store was made with: any other would be a path from a request."""
-    ours = [entry.name for entry in ENCODERS if entry.bundle is not None]
+    ours = [entry.name for entry in ENCODERS.values() if entry.bundle is not None]
     ours += [record.encoder_source for record in known.values()]
     if encoder is not None and encoder not in ours:
         raise UsageError(f"encoder is not one of {', '.join(dict.fromkeys(ours))}")

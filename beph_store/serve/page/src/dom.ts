@@ -47,10 +47,30 @@ export function append(parent: Node, children: readonly Child[]): void {
   }
 }
 
-/** What a node holds becomes `children`. */
+/** What a node holds becomes `children`. If the focus was in there, it goes to what stands for the same thing now. */
 export function replace(parent: Element, ...children: Child[]): void {
+  const refocus = heldFocus(parent);
   parent.replaceChildren();
   append(parent, children);
+  refocus?.();
+}
+
+function heldFocus(parent: Element): (() => void) | null {
+  const held = document.activeElement;
+  if (!(held instanceof HTMLElement) || held === parent || !parent.contains(held)) return null;
+  const alike = (): HTMLElement[] => [...parent.querySelectorAll<HTMLElement>(held.localName)].filter((each) => each.dataset.test === held.dataset.test);
+  const at = alike().indexOf(held);
+  const name = nameOf(held);
+  return () => {
+    const now = alike();
+    (now.find((each) => nameOf(each) === name) ?? now[at])?.focus({ preventScroll: true });
+  };
+}
+
+/** What tells an element from others of its kind. */
+function nameOf(element: HTMLElement): string {
+  if (element instanceof HTMLInputElement) return `${element.getAttribute("aria-label") ?? ""} ${element.type === "radio" ? element.value : element.name}`;
+  return element.getAttribute("aria-label") ?? element.dataset.label ?? element.dataset.id ?? (element instanceof HTMLSelectElement ? "" : (element.textContent ?? ""));
 }
 
 const ICONS = {

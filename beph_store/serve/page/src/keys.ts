@@ -34,7 +34,7 @@ export function shortcuts(title: string, list: readonly Shortcut[]): () => void 
 }
 
 document.addEventListener("keydown", (event) => {
-  if (event.defaultPrevented || event.altKey || isTyping(event.target)) return;
+  if (event.defaultPrevented || event.altKey || isTyping(event.target) || isUsed(event)) return;
   if (document.querySelector("dialog[open]")) return;
   const name = spelled(event);
   // The newest section first: a view's keys come before those of the whole page.
@@ -53,6 +53,14 @@ function spelled(event: KeyboardEvent): string {
   const mod = event.ctrlKey || event.metaKey ? "mod+" : "";
   // Shift is part of a character, "?" or "A", and is named only beside mod.
   return mod ? `${mod}${event.shiftKey ? "shift+" : ""}${key.toLowerCase()}` : key;
+}
+
+/** Whether what has the focus does something of its own with the key. */
+function isUsed(event: KeyboardEvent): boolean {
+  const { target } = event;
+  if (!(target instanceof HTMLElement)) return false;
+  if (event.key === "Enter" || event.key === " ") return target.matches("a, button, summary, input");
+  return /^(Arrow|Home|End|Page)/.test(event.key) && target.matches("input, [role=slider]");
 }
 
 /** Whether the keys belong to a field that takes text. */

@@ -182,7 +182,7 @@ async function propose(book: LabelBook, panel: LabelPanel): Promise<void> {
 function card(book: LabelBook, proposal: Proposal, panel: LabelPanel): Card {
   const half = proposal.footprint_l0 / 2;
   const best = Object.entries(proposal.probabilities ?? {}).sort((a, b) => b[1] - a[1]).slice(0, 2);
-  const guess = best.map(([name, chance]) => h("span", { class: "guess" }, h("span", { class: "swatch", style: { background: book.colour(name) } }), `${name} ${Math.round(100 * chance)} %`));
+  const guess = best.map(([name, chance]) => h("span", { class: "guess" }, h("span", { class: "swatch", style: { background: book.colour(name) } }), h("span", { class: "clip grow" }, name), `${Math.round(100 * chance)} %`));
   return {
     id: `${proposal.slide}/${proposal.tile}`,
     image: `/api/recipes/${book.recipe}/slides/${proposal.slide}/tiles/${proposal.tile}.jpg`,

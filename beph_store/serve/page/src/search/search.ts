@@ -1,9 +1,10 @@
 /** Search: what was asked, what limits it, and the strip of what was found. */
 
-import { ApiError, isAbort, post, reason, url } from "../api.ts";
+import { isAbort, post, reason, url } from "../api.ts";
 import { h, icon, type Child } from "../dom.ts";
 import { count, fixed } from "../format.ts";
 import { slideLink } from "../slide/address.ts";
+import { recipeInfo } from "../session.ts";
 import type { Found, Hit } from "../types.ts";
 import { closeTray, markCard, showTray, tray, type Card } from "./tray.ts";
 
@@ -69,6 +70,22 @@ export function takeDrops(on: HTMLElement, recipe: () => string): () => void {
   };
 }
 
+/** The same for those who do not drag: a button that asks for a file. */
+export function imageButton(recipe: () => string): HTMLElement {
+  const input = h("input", { type: "file", accept: IMAGES.join(","), hidden: true, "data-test": "image-file" });
+  input.addEventListener("change", () => {
+    const file = input.files?.[0];
+    if (file && recipe()) search(recipe(), { kind: "image", file });
+    input.value = "";
+  });
+  return h(
+    "span",
+    null,
+    input,
+    h("button", { class: "button square", title: "Search with an image file; or drop one anywhere", "aria-label": "Search with an image file", "data-test": "search-image", onclick: () => input.click() }, icon("image")),
+  );
+}
+
 async function run(): Promise<void> {
   if (!asked) return;
   const { recipe, question } = asked;
@@ -98,28 +115,30 @@ async function askPlace(recipe: string, question: Question & { kind: "place" }, 
   return post<Found>(`/api/recipes/${recipe}/search`, body, undefined, signal);
 }
 
-/** How an image is made to fit the encoder, the gentlest first, with what the strip says of it. */
-const FITS: readonly (readonly [string | undefined, string])[] = [
-  [undefined, ""],
-  ["centre", "only its middle, at the size of a tile"],
-  ["crop", "resized to the size of a tile"],
-];
+type Fit = readonly [fit: string | undefined, note: string];
+const AS_IT_IS: Fit = [undefined, ""];
+const MIDDLE: Fit = ["centre", "only its middle, at the size of a tile"];
+const RESIZED: Fit = ["crop", "resized to the size of a tile"];
+
+/** How an image is made to fit the encoder: the gentlest that will do, with what the strip says of it. */
+async function fitOf(recipe: string, file: File): Promise<Fit> {
+  const side = recipeInfo(recipe)?.recipe.tile.tile_px ?? 0;
+  try {
+    const { width, height } = await createImageBitmap(file);
+    if (width === side && height === side) return AS_IT_IS;
+    return Math.min(width, height) >= side ? MIDDLE : RESIZED;
+  } catch {
+    // TIFF: browsers cannot read it, the server can, and says if it does not fit.
+    return AS_IT_IS;
+  }
+}
 
 async function askImage(recipe: string, file: File, signal: AbortSignal): Promise<Found> {
-  const query = { top: limits.top, where: limits.where, per_slide: limits.perSlide };
-  let refusal: unknown;
-  for (const [fit, note] of FITS) {
-    try {
-      const answer = await post<Found>(url(`/api/recipes/${recipe}/search/image`, { ...query, fit }), file, file.type, signal);
-      fitted = note;
-      return answer;
-    } catch (thrown) {
-      if (!(thrown instanceof ApiError) || thrown.status !== 422) throw thrown;
-      refusal ??= thrown;
-      if (!thrown.message.includes("fit") && !thrown.message.includes("centre")) throw thrown;
-    }
-  }
-  throw refusal;
+  const [fit, note] = await fitOf(recipe, file);
+  const asked = url(`/api/recipes/${recipe}/search/image`, { top: limits.top, where: limits.where, per_slide: limits.perSlide, fit });
+  const answer = await post<Found>(asked, file, file.type, signal);
+  fitted = note;
+  return answer;
 }
 
 function card(recipe: string, hit: Hit): Card {

@@ -29,7 +29,7 @@ const PAN = 0.2;
 export function slideKeys(act: SlideActions): () => void {
   const move = (dx: number, dy: number) => (): void => act.pan(dx * PAN, dy * PAN);
   const offs = [
-    shortcuts("Slide", [
+    shortcuts("Move about", [
       { keys: "+ =", shown: "+", does: "nearer", run: () => act.zoom(NEARER) },
       { keys: "- _", shown: "-", does: "farther", run: () => act.zoom(1 / NEARER) },
       { keys: "0", does: "the whole slide", run: act.fit },
@@ -37,6 +37,12 @@ export function slideKeys(act: SlideActions): () => void {
       { keys: "ArrowRight", hidden: true, does: "move right", run: move(1, 0) },
       { keys: "ArrowUp", hidden: true, does: "move up", run: move(0, -1) },
       { keys: "ArrowDown", hidden: true, does: "move down", run: move(0, 1) },
+      { keys: "k j", does: "the slide before, the next of the list", run: (event) => act.slide(event.key === "j" ? 1 : -1) },
+    ]),
+    shortcuts("Search and overlay", [
+      { keys: "", shown: "click", does: "search for tiles like this one" },
+      { keys: "", shown: "Shift drag", does: "search for tiles like a region" },
+      { keys: "", shown: "drop", does: "an image file: search for its like" },
       { keys: "Enter", does: "search from the middle of the view, or label it", run: act.middle },
       { keys: "r", does: "drag a region instead of the slide", run: () => act.press("region") },
       { keys: "m", does: "tissue mask", run: () => act.press("tissue") },
@@ -44,12 +50,9 @@ export function slideKeys(act: SlideActions): () => void {
       { keys: "o", does: "hide the overlay for a look", run: () => act.press("hidden") },
       { keys: "[ ]", does: "weaker or stronger overlay", run: (event) => act.fade(event.key === "]" ? 0.1 : -0.1) },
       { keys: ", .", does: "the tile before, the next of the strip", run: (event) => { stepCard(event.key === "." ? 1 : -1); } },
-      { keys: "k j", does: "the slide before, the next of the list", run: (event) => act.slide(event.key === "j" ? 1 : -1) },
-      { keys: "l", does: "label, or look again", run: act.switchMode },
-      { keys: "", shown: "Shift drag", does: "search a region, or label it" },
-      { keys: "", shown: "drop", does: "an image file: search for its like" },
     ]),
     shortcuts("Labels", [
+      { keys: "l", does: "clicks label, or search again", run: act.switchMode },
       { keys: "1 2 3 4 5 6 7 8 9", shown: "1 … 9", does: "choose a class; labels a proposed tile", run: (event) => act.choose(Number(event.key) - 1) },
       { keys: "mod+z", does: "take back", run: () => act.step("undo") },
       { keys: "mod+shift+z mod+y", shown: "mod+shift+z", does: "put back", run: () => act.step("redo") },

@@ -85,6 +85,10 @@ function scaleBody(values: Values, style: Style, marker: HTMLElement, redo: () =
   );
 }
 
+function share(of: number): string {
+  return of < 0.01 ? "< 1 %" : `${Math.round(100 * of)} %`;
+}
+
 function classBody(values: Values, style: Style, redo: () => void): HTMLElement {
   const counts = histogram(values, "full", 0);
   const all = Math.max(1, counts.reduce((sum, n) => sum + n, 0));
@@ -103,10 +107,11 @@ function classBody(values: Values, style: Style, redo: () => void): HTMLElement 
         null,
         h(
           "button",
-          { class: "legend-class", "aria-pressed": String(shown), title: shown ? "Hide this class" : "Show this class", onclick: toggle },
+          { class: "legend-class", "aria-pressed": String(shown), title: [entry.about, shown ? "Click to hide" : "Click to show"].filter(Boolean).join(". "), onclick: toggle },
           h("span", { class: "swatch", style: { background: entry.colour } }),
+          entry.image && h("img", { src: entry.image, alt: "", width: 22, height: 22 }),
           h("span", { class: "clip grow" }, entry.label),
-          h("span", { class: "muted" }, `${count(counts[i])} · ${Math.round((100 * counts[i]) / all)} %`),
+          h("span", { class: "muted" }, counts[i] ? `${count(counts[i])} · ${share(counts[i] / all)}` : "–"),
         ),
       );
     }),

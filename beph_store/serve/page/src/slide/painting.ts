@@ -6,6 +6,9 @@ import type { Sight } from "./viewer.ts";
 
 /** Fewer tiles than this in view are painted one by one, each exactly in its place. */
 const FEW = 3000;
+/** From this width on, a tile is only tinted, with its colour in a border: what it shows must be seen. CSS px. */
+const TINT_FROM_PX = 72;
+const TINT_AT_PX = 180;
 /** Narrower than this on the screen, outlines would only be a grey veil. CSS px. */
 const OUTLINE_PX = 7;
 
@@ -78,12 +81,22 @@ export class Layers {
     context.globalAlpha = this.opacity;
     if (rows && this.colours) {
       const inset = (grid.side - grid.cell) / 2;
+      const tint = Math.min(1, Math.max(0, (grid.cell * sight.scale - TINT_FROM_PX) / (TINT_AT_PX - TINT_FROM_PX)));
+      const border = 4 * tint;
       for (const i of rows) {
-        if (this.colours[i * 4 + 3] === 0) continue;
-        context.fillStyle = `rgb(${this.colours[i * 4]} ${this.colours[i * 4 + 1]} ${this.colours[i * 4 + 2]})`;
+        // The framed tile is looked at: nothing lies over it once it can be seen.
+        if (this.colours[i * 4 + 3] === 0 || (i === this.selected && tint > 0)) continue;
+        const colour = `rgb(${this.colours[i * 4]} ${this.colours[i * 4 + 1]} ${this.colours[i * 4 + 2]})`;
         const [x0, y0] = [edge(sight.left, grid.x[i] + inset, sight), edge(sight.top, grid.y[i] + inset, sight)];
         const [x1, y1] = [edge(sight.left, grid.x[i] + inset + grid.cell, sight), edge(sight.top, grid.y[i] + inset + grid.cell, sight)];
+        context.fillStyle = colour;
+        context.globalAlpha = this.opacity * (1 - 0.65 * tint);
         context.fillRect(x0, y0, x1 - x0, y1 - y0);
+        if (tint === 0) continue;
+        context.strokeStyle = colour;
+        context.globalAlpha = this.opacity * tint;
+        context.lineWidth = border;
+        context.strokeRect(x0 + border / 2 + 1, y0 + border / 2 + 1, x1 - x0 - border - 2, y1 - y0 - border - 2);
       }
     } else if (this.picture) {
       const { picture, x, y, step } = this.picture;

@@ -8,6 +8,9 @@ import { classColour, rgb, table, type MapName } from "./colours.ts";
 export interface ClassEntry {
   readonly label: string;
   readonly colour: string;
+  readonly about?: string;
+  /** Of a typical tile. */
+  readonly image?: string;
 }
 
 export interface Values {
@@ -52,7 +55,7 @@ export async function loadValues(recipe: string, slide: string, overlay: Overlay
     case "classes":
       return classValues(recipe, base, overlay.class, signal);
     case "clusters":
-      return clusterValues(base, overlay.k, signal);
+      return clusterValues(recipe, base, overlay.k, signal);
     case "none":
       return null;
   }
@@ -93,25 +96,37 @@ async function classPlaces(recipe: string, signal: AbortSignal): Promise<Map<str
   return new Map(classes.map((entry) => [entry.label, entry.place]));
 }
 
-async function clusterValues(base: string, k: number, signal: AbortSignal): Promise<Values> {
+async function clusterValues(recipe: string, base: string, k: number, signal: AbortSignal): Promise<Values> {
   const said = await get<Clusters>(url(`${base}/clusters.json`, { k }), signal);
   return {
     kind: "class", values: Float32Array.from(said.cluster), title: `${said.k} clusters`, range: "full", note: "",
-    meaning: "Groups of tiles with like embeddings, found without labels over the whole recipe: the same number on every slide.",
+    meaning: "Groups of tiles with like embeddings, found without labels over the whole recipe: the same number on every slide. The picture is a typical tile.",
     classes: said.clusters.map((cluster) => ({
-      label: `${cluster.cluster + 1} · ${Math.round(100 * cluster.share)} % of the store`,
+      label: `Cluster ${cluster.cluster + 1}`,
       colour: classColour(cluster.cluster),
+      about: `${Math.round(100 * cluster.share)} % of the tiles of the whole recipe`,
+      image: `/api/recipes/${recipe}/slides/${cluster.exemplar.slide}/tiles/${cluster.exemplar.tile}.jpg`,
     })),
   };
 }
 
+const known = new WeakMap<Values, Map<Range, [number, number]>>();
+
 /** Both ends of the scale. */
 export function ends(values: Values, range: Range): [number, number] {
+  const held = known.get(values) ?? new Map<Range, [number, number]>();
+  known.set(values, held);
+  const found = held.get(range) ?? measured(values.values, range);
+  held.set(range, found);
+  return found;
+}
+
+function measured(values: Float32Array, range: Range): [number, number] {
   if (range === "unit") return [0, 1];
-  const known = values.values.filter(Number.isFinite).sort();
-  if (known.length === 0) return [0, 1];
-  const at = (share: number): number => known[Math.min(known.length - 1, Math.max(0, Math.round(share * (known.length - 1))))];
-  const [low, high] = range === "spread" && known.length > 20 ? [at(0.01), at(0.99)] : [known[0], known[known.length - 1]];
+  const sorted = values.filter(Number.isFinite).sort();
+  if (sorted.length === 0) return [0, 1];
+  const at = (share: number): number => sorted[Math.min(sorted.length - 1, Math.max(0, Math.round(share * (sorted.length - 1))))];
+  const [low, high] = range === "spread" && sorted.length > 20 ? [at(0.01), at(0.99)] : [sorted[0], sorted[sorted.length - 1]];
   return high > low ? [low, high] : [low - 0.5, low + 0.5];
 }
 

@@ -234,7 +234,7 @@ class SlidePage {
 
   private clickMiddle(): void {
     const at = this.viewer?.place;
-    if (at && !(document.activeElement instanceof HTMLAnchorElement || document.activeElement instanceof HTMLButtonElement)) this.click(at.x, at.y, null);
+    if (at) this.click(at.x, at.y, null);
   }
 
   private region(box: Box): void {

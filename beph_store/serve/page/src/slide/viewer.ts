@@ -163,6 +163,9 @@ export class SlideViewer {
     viewer.addHandler("canvas-click", (event) => this.click(event as Gesture));
     const signal = this.ending.signal;
     element.addEventListener("pointermove", (event) => this.point(element, event), { signal, capture: true });
+    // A ring around the slide is for those who came by keyboard.
+    element.addEventListener("pointerdown", () => { element.dataset.pointed = ""; }, { signal, capture: true });
+    element.addEventListener("focusout", () => { delete element.dataset.pointed; }, { signal });
     element.addEventListener("pointerleave", () => this.events.pointer(null, null), { signal });
   }
 

@@ -7,7 +7,7 @@ import { h, icon, replace } from "../dom.ts";
 import { counted } from "../format.ts";
 import { shortcuts } from "../keys.ts";
 import { remember, type Dispose, type Params, type View } from "../router.ts";
-import { takeDrops } from "../search/search.ts";
+import { imageButton, takeDrops } from "../search/search.ts";
 import { isWritable, loadStore, onRecipe, recipeInfo, recipeKey, storeInfo } from "../session.ts";
 import type { LabelColumn, SlideItem, SlideList } from "../types.ts";
 import { chips, filterPanel, isFiltered, noFilters, queryOf } from "./filters.ts";
@@ -70,7 +70,7 @@ class StorePage {
         this.panel.element,
         h("div", { class: "store-body" },
           h("header", { class: "page-head store-head" }, this.title, this.summary, h("span", { class: "grow" }),
-            h("label", { class: "search-box" }, icon("search"), this.search), this.layoutSwitch,
+            h("label", { class: "search-box" }, icon("search"), this.search), imageButton(recipeKey), this.layoutSwitch,
             isWritable() && h("button", { class: "button", "data-test": "add-slides", onclick: askIngest }, icon("plus"), "Add slides")),
           runsPanel(() => void this.news(), signal),
           this.chosen, this.body, this.more)),

@@ -71,7 +71,8 @@ def refit(
     axes = principal(vectors.astype(np.float64))
     design = ((vectors - axes.mean) / axes.scale @ axes.axes)[None]
     problem = TileProblem(design, axes.power[None], np.asarray(local, np.int64), len(present))
-    penalty, start, held_out, grid = FEW_SHOT_PENALTY, None, None, ()
+    penalty, start, held_out = FEW_SHOT_PENALTY, None, None
+    grid: tuple[tuple[float, float], ...] = ()
     if fold is not None:
         tried = _path(problem, fold, sorted(penalties, reverse=True))
         best = min(tried, key=lambda one: float(one.loss.sum()))

@@ -209,8 +209,8 @@ def replay(entries: Iterable[Entry]) -> Labels:
             held.pop(label.mark.subject, None)
             if label.mark.label is not None:
                 held[label.mark.subject] = label
-    tiles = {subject: label for subject, label in held.items() if len(subject) == 3}
-    slides = {subject: label for subject, label in held.items() if len(subject) == 2}
+    tiles: dict[Subject, Label] = {subject: label for subject, label in held.items() if len(subject) == 3}
+    slides: dict[Subject, Label] = {subject: label for subject, label in held.items() if len(subject) == 2}
     told = [{key: tuple(stack) for key, stack in stacks.items()} for stacks in (done, undone)]
     return Labels(version, tiles, slides, tuple(classes), told[0], told[1])
 

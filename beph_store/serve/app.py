@@ -36,6 +36,7 @@ from beph_store.serve.shelf import Shelf
 from beph_store.serve.slide_tiles import SlideGone
 from beph_store.store import Store
 
+
 async def read_openapi(request: Request) -> Response:
     """The OpenAPI document."""
     return answer(openapi(ENDPOINTS, versions(("beph-store",))["beph-store"] or "0"))

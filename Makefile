@@ -83,4 +83,4 @@ clean:
 	find beph_store cli kernels benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo $(PAGE)/node_modules beph_store/serve/assets

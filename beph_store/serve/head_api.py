@@ -18,7 +18,6 @@ from beph_store.serve.asked import one_of, whole_query
 from beph_store.serve.desk import Desk, json_number
 from beph_store.serve.heads import KnownHead, all_heads, find_head
 from beph_store.serve.routes import BOOLEAN, INTEGER, NUMBER, STRING, Endpoint, Parameter, array, record
-from beph_store.serve.shelf import handle
 
 
 async def list_heads(request: Request) -> Response:
@@ -59,9 +58,12 @@ def _listed(desk: Desk, head: KnownHead) -> dict[str, Any]:
 
 
 def _title(head: KnownHead) -> str:
+    """What its owner called it; else what was learned from which table, or the name of the folder."""
     asked = head.run.about.get("asked") or {}
-    given = asked.get("title") or ("" if head.source == "job" else head.folder.name)
-    return given or (" / ".join(head.run.classes) if head.run.classes else "survival")
+    if asked.get("title") or not asked:
+        return str(asked.get("title") or head.folder.name)
+    target = asked.get("target") or ("survival" if head.run.task == "survive" else "class")
+    return f"{head.run.specs[0].name} · {target} · {asked['cohort_name']}"
 
 
 def _applied(desk: Desk, head: KnownHead) -> dict[str, Any] | None:

@@ -37,10 +37,10 @@ async def read_head_report(request: Request) -> Response:
 
     def look() -> tuple[str, bytes]:
         head = find_head(desk, request.path_params["head"])
-        try:
-            return head.id, (head.folder / REPORT_FILE).read_bytes()
-        except OSError:
-            raise missing("the head's folder has no report") from None
+        path = head.folder / REPORT_FILE
+        if not _is_own(path):
+            raise missing("the head's folder has no report")
+        return head.id, path.read_bytes()
 
     name, data = await desk.work(look)
     return Response(data, media_type="text/html", headers=_saved(f"head-{name}.html"))
@@ -63,12 +63,11 @@ async def download_head(request: Request) -> Response:
 
 def _packed(head: KnownHead) -> IO[bytes]:
     """A file without a name, which is gone when it is closed, whoever ends the answer."""
-    file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115: the answer closes it
+    file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - the answer closes it
     root = f"head-{head.id}"
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed:
         for path in _members(head):
-            # A link could lead anywhere.
-            if path.is_file() and not path.is_symlink():
+            if _is_own(path):
                 packed.write(path, f"{root}/{path.relative_to(head.folder).as_posix()}")
     return file
 
@@ -79,6 +78,11 @@ def _members(head: KnownHead) -> Iterator[Path]:
     for number in range(len(head.run.about["splits"])):
         for name in (SPEC_FILE, WEIGHTS_FILE):
             yield head.folder / "heads" / str(number) / name
+
+
+def _is_own(path: Path) -> bool:
+    """Whether it is a file of the folder; a link could lead anywhere."""
+    return path.is_file() and not path.is_symlink()
 
 
 def _pieces(file: IO[bytes]) -> Iterator[bytes]:
@@ -246,7 +250,11 @@ ENDPOINTS = (
             SLIDE,
             HEAD,
             Parameter("format", "json, or bin: little-endian", {"enum": ["json", "bin"]}),
-            Parameter("kind", "attention where the head has it, unless a class is given", {"enum": ["attention", "score"]}),
+            Parameter(
+                "kind",
+                "attention where the head has it, unless a class is given",
+                {"enum": ["attention", "score"]},
+            ),
             Parameter("class", "whose score; the predicted one by default", STRING),
         ),
         errors=(409, 422),

@@ -26,7 +26,7 @@ _THOUGHTS = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KnownHead:
-    """``id`` is the job's, or for a folder ``f`` and 16 hex digits of its record's SHA-256; ``source`` job or folder."""
+    """``id`` is the job's, or of a folder ``f`` and 16 hex digits of its record's SHA-256; ``source`` job or folder."""
 
     id: str
     source: str
@@ -82,7 +82,9 @@ class HeadShelf:
                 held = self._found[folder, name or ""] = (mark, _open(folder, name))
             return held[1]
 
-    def ask(self, head: KnownHead, slide: tuple[str, str], vectors: Any, wanted: tuple[Show, str | None]) -> Thought:
+    def ask(
+        self, head: KnownHead, slide: tuple[str, str], vectors: Any, wanted: tuple[Show, str | None]
+    ) -> Thought:
         """What the head thinks of a slide's tiles. ``slide`` is (case id, a name for its content); ``wanted`` what to
         show and of which class. One thread at a time asks, as the weights are the same for all.
         """
@@ -127,7 +129,11 @@ def _open(folder: Path, name: str | None) -> Found:
         # Touched here, so that a folder which lacks something is told once and not at every request.
         str(run.about["recipe"]["key"]), run.about["written_at"], run.about["metrics"], run.specs
     except (BephStoreError, KeyError, TypeError) as error:
-        said = str(error).replace(str(folder), folder.name) if isinstance(error, BephStoreError) else "it is incomplete"
+        said = (
+            str(error).replace(str(folder), folder.name)
+            if isinstance(error, BephStoreError)
+            else "it is incomplete"
+        )
         return Unreadable(made, said)
     return KnownHead(made, "job" if name else "folder", run)
 

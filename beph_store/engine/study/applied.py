@@ -94,7 +94,9 @@ def predictions_of(
         if progress is not None:
             progress(i + 1, len(cases))
     if not by_case:
-        raise HeadError("the store has no slide with a tile to read under the head's recipe: ingest some first")
+        raise HeadError(
+            "the store has no slide with a tile to read under the head's recipe: ingest some first"
+        )
     slides = pl.DataFrame(by_slide, infer_schema_length=None).sort("slide_id")
     return slides, pl.DataFrame(by_case, infer_schema_length=None)
 

@@ -165,7 +165,7 @@ def number(least: float, most: float) -> Check:
 
 
 def yes(name: str, value: Any) -> bool:
-    """true or false."""
+    """True or false."""
     if not isinstance(value, bool):
         raise UsageError(f"{name} is not true or false")
     return value

@@ -15,8 +15,8 @@ from beph_store.engine.study import figures
 from beph_store.engine.study.evaluate import HEADLINES
 from beph_store.engine.study.page import figures as pictures
 from beph_store.engine.study.page import note, page, section, table
-from beph_store.engine.study.wording import TITLES
 from beph_store.engine.study.trained import TrainedRun
+from beph_store.engine.study.wording import TITLES
 from beph_store.errors import CohortError, UsageError
 from beph_store.metrics import Difference, compare_classes, compare_survival, default_times, delong
 

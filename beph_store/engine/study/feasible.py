@@ -127,8 +127,8 @@ def _divide(cohort: Cohort, asked: TrainRequest) -> tuple[list[str], tuple[Split
     """What prevents the splits, and the splits where nothing does."""
     if not len(cohort):
         return [f"no labelled case can be learned from: {NO_TILES}"], ()
-    problems = [wrong] if (wrong := problem(cohort)) else []
-    problems += _too_few(cohort, asked.options.split)
+    wrong = problem(cohort)
+    problems = [wrong] if wrong else list(_too_few(cohort, asked.options.split))
     if problems:
         return problems, ()
     try:

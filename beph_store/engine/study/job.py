@@ -60,7 +60,7 @@ def apply_job(
 ) -> dict[str, Any]:
     """Ask the head in ``folder``, known as ``head``, about every slide and keep what it says in the store.
 
-    ``progress`` hears (cases done, cases). Returns ``{"head", "slides", "cases"}``. Raises HeadError and RecipeMismatch.
+    ``progress`` hears (cases done, cases). Returns ``{"head", "slides", "cases"}``. Raises HeadError, RecipeMismatch.
     """
     return apply_head(TrainedRun.open(folder), Store.open(store), head, progress=progress)
 

@@ -76,7 +76,7 @@ def shown(run: TrainedRun) -> Shown:
 
 
 def discordance(risk: F64, event: NDArray[np.bool_], time: F64) -> F64:
-    """(n,) share of the comparable cases that each is ordered wrongly against, ties in risk count half; NaN without one.
+    """(n,) share of the comparable cases that each is ordered wrongly against, ties in risk count half; NaN without.
 
     Pairs are those of Harrell's C, of which the mean over all pairs is 1 - C.
     """

@@ -2,6 +2,7 @@
 
 import { isAbort, reason } from "./api.ts";
 import { h, icon } from "./dom.ts";
+import { sentence } from "./format.ts";
 
 export type Tone = "info" | "good" | "warn" | "bad";
 
@@ -26,5 +27,5 @@ export function toast(message: string, tone: Tone = "info", action?: { label: st
 
 /** Say what went wrong, unless a request was only given up. */
 export function toastError(thrown: unknown): void {
-  if (!isAbort(thrown)) toast(reason(thrown), "bad");
+  if (!isAbort(thrown)) toast(sentence(reason(thrown)), "bad");
 }

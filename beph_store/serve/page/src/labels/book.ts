@@ -12,11 +12,17 @@ const REFIT_AFTER = 250;
 
 export type Place = { readonly tile: number } | { readonly region: readonly [number, number, number, number] };
 
+export interface Given {
+  readonly label: string;
+  readonly who: string;
+  readonly at: string;
+}
+
 export class LabelBook {
   readonly recipe: string;
   readonly slide: string;
-  /** Label of each tile of the slide by its number. */
-  readonly here = new Map<number, string>();
+  /** Label of each tile of the slide by its number, who gave it and when. */
+  readonly here = new Map<number, Given>();
   classes: readonly TileClass[] = [];
   canUndo = false;
   canRedo = false;
@@ -77,7 +83,7 @@ export class LabelBook {
     try {
       const said = await get<TileLabels>(url(`${this.base}/tiles`, { slide: this.slide, who: knownPerson() }), this.ending.signal);
       this.here.clear();
-      for (const label of said.labels) this.here.set(label.tile, label.label);
+      for (const label of said.labels) this.here.set(label.tile, label);
       this.take(said);
     } catch (thrown) {
       if (!isAbort(thrown)) this.refitNote = reason(thrown);
@@ -93,7 +99,7 @@ export class LabelBook {
     if ("tile" in place && slide === this.slide) {
       // Shown at once; the server has the last word.
       if (label === null) this.here.delete(place.tile);
-      else this.here.set(place.tile, label);
+      else this.here.set(place.tile, { label, who, at: new Date().toISOString() });
       this.changed();
     }
     try {
@@ -133,6 +139,11 @@ export class LabelBook {
     return `${this.base}/tiles.csv`;
   }
 
+  /** Ends with the book. */
+  get signal(): AbortSignal {
+    return this.ending.signal;
+  }
+
   private get base(): string {
     return `/api/recipes/${this.recipe}/labels`;
   }
@@ -141,7 +152,7 @@ export class LabelBook {
     for (const tile of said.changed) {
       if (tile.slide !== this.slide) continue;
       if (tile.label === null) this.here.delete(tile.tile);
-      else this.here.set(tile.tile, tile.label);
+      else this.here.set(tile.tile, { label: tile.label, who: tile.who, at: tile.at });
     }
     this.take(said);
   }

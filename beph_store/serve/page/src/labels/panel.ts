@@ -11,6 +11,7 @@ import { slideLink } from "../slide/address.ts";
 import { toast, toastError } from "../toast.ts";
 import type { Proposal } from "../types.ts";
 import type { LabelBook } from "./book.ts";
+import { savedHeads } from "./saved.ts";
 
 export interface LabelPanel {
   readonly element: HTMLElement;
@@ -34,6 +35,7 @@ export function labelPanel(book: LabelBook, shown: () => number | null): LabelPa
   const learned = h("div", { class: "stack tight", "data-test": "refit", "aria-live": "polite" });
   const undo = h("button", { class: "button small", title: "Take back (Ctrl Z)", "data-test": "undo", onclick: () => void book.step("undo") }, icon("undo"), "Undo");
   const redo = h("button", { class: "button small", title: "Put back (Ctrl Shift Z)", "data-test": "redo", onclick: () => void book.step("redo") }, icon("redo"), "Redo");
+  const saved = savedHeads(book.recipe, book.signal);
   const adding = addForm(book, (name) => { active = name; panel.draw(); });
 
   const panel: LabelPanel = {
@@ -81,7 +83,8 @@ export function labelPanel(book: LabelBook, shown: () => number | null): LabelPa
         whereChoice())),
     h("section", { class: "row wrap" },
       h("a", { class: "button small", href: book.csv, download: "", "data-test": "labels-csv" }, icon("download"), "Labels as CSV"),
-      h("button", { class: "button small", "data-test": "save-head", onclick: () => void save(book) }, icon("head"), "Save this head")),
+      h("button", { class: "button small", "data-test": "save-head", onclick: () => save(book, () => void saved.load()) }, icon("head"), "Save this head")),
+    saved.element,
   );
   panel.draw();
   return panel;
@@ -199,7 +202,7 @@ function card(book: LabelBook, proposal: Proposal, panel: LabelPanel): Card {
   };
 }
 
-function save(book: LabelBook): void {
+function save(book: LabelBook, done: () => void): void {
   if (!book.refit) {
     toast("There is no head yet: label tiles of at least two classes.", "warn");
     return;
@@ -210,6 +213,7 @@ function save(book: LabelBook): void {
     try {
       await book.save(input.value.trim());
       close();
+      done();
       toast(`Saved as ${input.value.trim()}.`, "good");
     } catch (thrown) {
       toastError(thrown);

@@ -2,7 +2,7 @@
 
 import { isAbort, post, reason, url } from "../api.ts";
 import { h, icon, type Child } from "../dom.ts";
-import { count, fixed } from "../format.ts";
+import { count, fixed, sentence } from "../format.ts";
 import { slideLink } from "../slide/address.ts";
 import { recipeInfo } from "../session.ts";
 import type { Found, Hit } from "../types.ts";
@@ -103,7 +103,7 @@ async function run(): Promise<void> {
     clearTimeout(slow);
     if (isAbort(thrown) || ending !== mine) return;
     found = null;
-    show("failed", [], reason(thrown));
+    show("failed", [], sentence(reason(thrown)));
   }
 }
 

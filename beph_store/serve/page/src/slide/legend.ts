@@ -1,12 +1,15 @@
 /** What the colours mean, in numbers: on the slide itself, with the value under the pointer. */
 
-import { h, replace } from "../dom.ts";
+import { h, icon, replace } from "../dom.ts";
 import { count, digits, sentence } from "../format.ts";
 import { gradient, MAPS, type MapName } from "./colours.ts";
 import { ends, histogram, type Range, type Style, type Values } from "./values.ts";
 
 const BINS = 48;
 const RANGES: Readonly<Record<Range, string>> = { spread: "Typical range", full: "Full range", unit: "0 to 1" };
+
+/** Kept while one goes from slide to slide. */
+let folded = false;
 
 export interface Legend {
   readonly element: HTMLElement;
@@ -27,11 +30,14 @@ export function legend(style: Style, changed: () => void): Legend {
     if (!values) return;
     marker = h("span", { class: "legend-marker", hidden: true });
     reading = h("output", { class: "legend-value", "data-test": "pointer-value" });
+    element.dataset.folded = String(folded);
+    const label = folded ? "Unfold the legend" : "Fold the legend";
+    const fold = h("button", { class: "button quiet square small", "aria-label": label, title: label, "aria-expanded": String(!folded), "data-test": "fold", onclick: () => { folded = !folded; draw(); } }, icon(folded ? "down" : "up"));
     replace(
       element,
-      h("header", { class: "row between" }, h("h3", { class: "clip" }, values.title), reading),
-      values.kind === "scale" ? scaleBody(values, style, marker, redo) : classBody(values, style, redo),
-      h("p", { class: "legend-meaning" }, sentence(values.meaning), values.note && ` ${sentence(values.note)}`),
+      h("header", { class: "row" }, h("h3", { class: "clip grow" }, values.title), reading, fold),
+      !folded && (values.kind === "scale" ? scaleBody(values, style, marker, redo) : classBody(values, style, redo)),
+      !folded && h("p", { class: "legend-meaning" }, sentence(values.meaning), values.note && ` ${sentence(values.note)}`),
     );
   };
   const redo = (): void => {

@@ -1,6 +1,7 @@
 /** The overlay of a slide: chosen, loaded, coloured, explained. */
 
 import { isAbort, reason } from "../api.ts";
+import { sentence } from "../format.ts";
 import type { OverlayAddress } from "./address.ts";
 import { chooser, type Chooser } from "./chooser.ts";
 import { legend, type Legend } from "./legend.ts";
@@ -55,7 +56,7 @@ export class Overlaying {
     } catch (thrown) {
       if (isAbort(thrown)) return;
       this.show(null);
-      this.chooser.state("failed", reason(thrown));
+      this.chooser.state("failed", sentence(reason(thrown)));
       this.hooks.state(overlay, "failed");
     }
   }

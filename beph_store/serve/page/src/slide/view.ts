@@ -4,12 +4,12 @@ import "./slide.css";
 
 import { get, integers, isAbort, reason } from "../api.ts";
 import { h, icon, replace } from "../dom.ts";
-import { count, counted, digits, sentence } from "../format.ts";
+import { count, counted, digits, sentence, when } from "../format.ts";
 import { LabelBook } from "../labels/book.ts";
 import { labelPanel, type LabelPanel } from "../labels/panel.ts";
 import { go, link, remember, type Dispose, type Params, type View } from "../router.ts";
 import { hitsOn, search, takeDrops } from "../search/search.ts";
-import { markCard, onTray } from "../search/tray.ts";
+import { markCard, onTray, tray } from "../search/tray.ts";
 import { recipeInfo, setRecipe } from "../session.ts";
 import { neighbour } from "../store/order.ts";
 import { toastError } from "../toast.ts";
@@ -262,7 +262,7 @@ class SlidePage {
       return;
     }
     const tile = this.grid.tile[row];
-    void this.book.put({ tile }, this.book.here.get(tile) === name ? null : name);
+    void this.book.put({ tile }, this.book.here.get(tile)?.label === name ? null : name);
   }
 
   private select(row: number): void {
@@ -284,9 +284,9 @@ class SlidePage {
     }
     const where = `x ${count(Math.round(x))}  y ${count(Math.round(y))}`;
     const tile = row >= 0 && this.grid ? `  ·  tile ${this.grid.tile[row]}` : "";
-    const label = row >= 0 && this.grid ? this.book.here.get(this.grid.tile[row]) : undefined;
+    const given = row >= 0 && this.grid ? this.book.here.get(this.grid.tile[row]) : undefined;
     const shown = value !== null && this.over.values?.kind === "scale" ? `  ·  ${digits(value)}` : "";
-    this.readout.textContent = `${where}${tile}${shown}${label ? `  ·  ${label}` : ""}`;
+    this.readout.textContent = `${where}${tile}${shown}${given ? `  ·  ${given.label}, by ${given.who}, ${when(given.at)}` : ""}`;
   }
 
   private toggle(what: Toggle): boolean {
@@ -336,7 +336,7 @@ class SlidePage {
 
   private showHits(): void {
     this.layers.hits = hitsOn(this.recipe, this.info.slide);
-    if (this.layers.hits.length === 0) this.layers.region = null;
+    if (tray()?.kind !== "search") this.layers.region = null;
     this.viewer?.repaint();
   }
 
@@ -354,7 +354,7 @@ class SlidePage {
     const { grid } = this;
     if (!grid) return;
     this.layers.marks = mode === "label" || this.over.overlay.kind === "classes"
-      ? [...this.book.here].map(([tile, name]) => ({ row: rowOf(grid, tile), colour: this.book.colour(name) })).filter((mark) => mark.row >= 0)
+      ? [...this.book.here].map(([tile, given]) => ({ row: rowOf(grid, tile), colour: this.book.colour(given.label) })).filter((mark) => mark.row >= 0)
       : [];
     this.place.dataset.labels = String(this.book.here.size);
     this.viewer?.repaint();

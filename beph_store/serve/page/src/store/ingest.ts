@@ -3,6 +3,7 @@
 import { post, reason } from "../api.ts";
 import { dialog } from "../dialog.ts";
 import { h, icon } from "../dom.ts";
+import { sentence } from "../format.ts";
 import { go, link } from "../router.ts";
 import { recipeInfo, recipeKey, recipeName } from "../session.ts";
 import { toast } from "../toast.ts";
@@ -28,7 +29,7 @@ export function askIngest(): void {
       close();
       toast("The slides are in the queue.", "good", { label: "Show the job", run: () => go(link("/jobs/:id", { id: job.job })) });
     } catch (thrown) {
-      trouble.textContent = reason(thrown);
+      trouble.textContent = sentence(reason(thrown));
     }
   };
   const close = dialog("Add slides", [

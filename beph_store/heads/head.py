@@ -121,8 +121,8 @@ def write_head(head: Head, folder: Path) -> None:
 
 def read_head(folder: Path) -> tuple[HeadSpec, Weights]:
     """The record and the arrays in a folder, checked against each other; HeadError names what is wrong."""
-    about, data = _read(folder, SPEC_FILE), _read(folder, WEIGHTS_FILE)
-    spec, digest = _understood(folder, about)
+    spec, digest = _understood(folder, _read(folder, SPEC_FILE))
+    data = _read(folder, WEIGHTS_FILE)
     if digest != hashlib.sha256(data).hexdigest():
         raise HeadError(f"{folder / WEIGHTS_FILE} is not the file {SPEC_FILE} was written for", path=folder)
     try:

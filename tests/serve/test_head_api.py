@@ -37,6 +37,8 @@ from ..engine.study import conftest as planting
 from .conftest import client_of
 
 HTML = "<b onload=alert(1)>tumour</b>"
+#: Enough to have a curve; what it learns is tested elsewhere.
+QUICK = {"epochs": 2, "lr": 2e-3, "precision": "fp32"}
 
 
 @dataclass(frozen=True)
@@ -76,14 +78,7 @@ def world(tmp_path_factory) -> Iterator[World]:
     common = {"cohort": table.id, "draws": 100}
     asked = {
         "line": {"task": "classify", "target": "label", "folds": 4, "title": HTML},
-        "atten": {
-            "task": "classify",
-            "target": "label",
-            "folds": 3,
-            "head": "abmil",
-            "epochs": 3,
-            "lr": 2e-3,
-        },
+        "atten": {"task": "classify", "target": "label", "folds": 2, "head": "abmil", **QUICK},
         "surv": {"task": "survive", "folds": 3},
         "again": {"task": "classify", "target": "label", "folds": 3, "repeats": 2},
     }
@@ -182,11 +177,11 @@ def test_what_it_was_trained_on_is_named_without_a_path(world) -> None:
 
 def test_each_fold_has_its_curve_or_its_penalties(world) -> None:
     folds = world.json("/api/heads/atten")["folds"]
-    assert [fold["name"] for fold in folds] == ["fold-0", "fold-1", "fold-2"]
+    assert [fold["name"] for fold in folds] == ["fold-0", "fold-1"]
     for fold in folds:
-        assert [epoch["epoch"] for epoch in fold["curve"]] == [1, 2, 3]
+        assert [epoch["epoch"] for epoch in fold["curve"]] == [1, 2]
         assert all(epoch["train_loss"] > 0 and epoch["val_loss"] > 0 for epoch in fold["curve"])
-        assert fold["best_epoch"] in (1, 2, 3)
+        assert fold["best_epoch"] in (1, 2)
         assert fold["train"] + fold["val"] + fold["test"] == 24
     for fold in world.json("/api/heads/line")["folds"]:
         assert fold["curve"] == []

@@ -202,7 +202,7 @@ def _run(path: Path, whole: bool) -> dict[str, Any]:
     data.pop("machine", None)
     data |= _live(path, data)
     ends = [slide.get("status") for slide in slides if isinstance(slide, dict)]
-    told = {"statuses": {end: ends.count(end) for end in (*STATUSES, "skipped")}}
+    told: dict[str, Any] = {"statuses": {end: ends.count(end) for end in (*STATUSES, "skipped")}}
     told |= {"run": path.stem, **data}
     if whole:
         told["slides"] = [

@@ -118,20 +118,23 @@ def _ingest(desk: Desk, recipe: str | None, options: Mapping[str, Any]) -> NewJo
         both = sorted(set(given) & set(_FEATURES))
         if both:
             raise UsageError(f"{both[0]} is the recipe's: leave it out, or leave out recipe")
-        features = _features(known[recipe])
+        features: dict[str, Any] = _features(known[recipe])
     else:
         features = {name: given[name] for name in _FEATURES if name in given}
         _check_encoder(features.get("encoder"), known)
-    same = {name: given[name] for name in ("workers", "replace", "keep_tiles") if name in given}
+    same: dict[str, Any] = {
+        name: given[name] for name in ("workers", "replace", "keep_tiles") if name in given
+    }
     paths = inside(given["slides"], roots)
+    ingest: dict[str, Any] = {**features, **same}
+    IngestOptions(**ingest)
     work = {
         "store": _store(desk),
         "slides": [str(path) for path in paths],
         "roots": [str(root) for root in roots],
-        "ingest": {**features, **same},
+        "ingest": ingest,
         "slide_mpp": given.get("slide_mpp"),
     }
-    IngestOptions(**work["ingest"])
     first = paths[0].name if len(paths) == 1 else f"{len(paths)} slides and folders"
     told = {name: value for name, value in given.items() if name != "title"}
     if len(paths) > _TOLD_SLIDES:

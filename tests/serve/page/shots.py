@@ -10,7 +10,6 @@ BEPH_STORE_REALDATA), embedded with beph-mini, served for writing; heads are tra
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import time
 from collections.abc import Callable
@@ -33,27 +32,28 @@ SIZES = {1280: 800, 1920: 1080}
 SHOWN = "lung_scc_HE2_20x.tif"
 
 
-def build(work: Path) -> tuple[Path, Path]:
-    """The store and its labels; what is there already is used."""
+def build(work: Path) -> tuple[Path, Path, Path]:
+    """The store, labels to learn and labels to filter by; what is there already is used."""
     data = Path(os.environ.get("BEPH_STORE_REALDATA") or ROOT.parent / "shared" / "data")
-    slides, labels = work / "slides", work / "labels.csv"
-    if not labels.exists():
-        table = assemble_ebhi(data / "ebhi_seg", slides)
-        table = plant_survival(table, by="optical_density", strength=1.5)
+    slides, labels, filters = work / "slides", work / "labels.csv", work / "filters.csv"
+    if not filters.exists():
+        table = plant_survival(assemble_ebhi(data / "ebhi_seg", slides), by="optical_density", strength=1.5)
         malignant = pl.col("case_label") == "adenocarcinoma"
         table = table.with_columns(grade=pl.when(malignant).then(pl.lit("carcinoma")).otherwise(pl.lit("other")))
-        manifest = [*table.select("slide_id", "case_id", "path").iter_rows()]
-        with (data / "wsi_atlas" / "slides.csv").open() as file:
-            for row in csv.DictReader(file):
-                link = slides / row["file"]
-                link.unlink(missing_ok=True)
-                link.symlink_to(data / "wsi_atlas" / row["file"])
-                manifest.append((row["file"], row["case_id"], row["file"]))
-        with (work / "manifest.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([("slide_id", "case_id", "path"), *manifest])
-        table.write_csv(labels)
+        told = ("slide_id", "case_id", "case_label", "grade", "simulated_event", "simulated_time_days")
+        table.select(told).write_csv(labels)
+        atlas = pl.read_csv(data / "wsi_atlas" / "slides.csv").rename({"file": "slide_id"})
+        for name in atlas["slide_id"]:
+            (slides / name).unlink(missing_ok=True)
+            (slides / name).symlink_to(data / "wsi_atlas" / name)
+        known = table.select(
+            "slide_id", "case_id", organ=pl.lit("colon"), stain=pl.lit("H&E"), diagnosis=pl.col("case_label")
+        )
+        every = pl.concat([known, atlas.select(known.columns)])
+        every.with_columns(path="slide_id").write_csv(work / "manifest.csv")
+        every.write_csv(filters)
     ingest([slides], work / "S", options=IngestOptions(), manifest=work / "manifest.csv")
-    return work / "S", labels
+    return work / "S", labels, filters
 
 
 @dataclass
@@ -88,8 +88,14 @@ def trained(tab: Tab, recipe: str, labels: str) -> tuple[str, dict[str, str]]:
     answer = tab.page.request.post(f"{tab.server.base}/api/cohorts?name=EBHI+cases.csv", headers=name, data=labels)
     cohort = answer.json()["cohort"]
     asked: dict[str, dict[str, Any]] = {
-        "Carcinoma or not": {"task": "classify", "target": "grade", "head": "linear"},
-        "Carcinoma or not, attention": {"task": "classify", "target": "grade", "head": "abmil", "epochs": 12},
+        "Carcinoma or not": {"task": "classify", "target": "grade", "classes": ["other", "carcinoma"]},
+        "Carcinoma or not, attention": {
+            "task": "classify",
+            "target": "grade",
+            "classes": ["other", "carcinoma"],
+            "head": "abmil",
+            "epochs": 12,
+        },
         "Six classes": {"task": "classify", "target": "case_label", "head": "linear", "folds": 3},
         "Survival (simulated)": {
             "task": "survive",
@@ -117,8 +123,8 @@ def main() -> None:
     asked = parser.parse_args()
     asked.work.mkdir(parents=True, exist_ok=True)
     asked.out.mkdir(parents=True, exist_ok=True)
-    store, labels = build(asked.work)
-    with serving(store, "--allow-write", "--labels", str(labels)) as server, sync_playwright() as playwright:
+    store, labels, filters = build(asked.work)
+    with serving(store, "--allow-write", "--labels", str(filters)) as server, sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"]
         )
@@ -152,8 +158,12 @@ def take(context: Any, server: Server, store: Path, labels: Path, asked: Any, su
 
 
 def slides(studio: Studio) -> None:
+    """Those with many tiles."""
     studio.go("#/")
     studio.tab.see("[data-view=store][data-state=ready]")
+    studio.tab.test("filter-where").fill("tiles > 16")
+    studio.tab.page.keyboard.press("Enter")
+    studio.tab.page.wait_for_timeout(1500)
 
 
 def slide(studio: Studio) -> None:
@@ -180,6 +190,7 @@ def train(studio: Studio) -> None:
     studio.go(f"#/train?cohort={studio.heads['cohort']}")
     studio.tab.see_test("understood")
     studio.tab.test("target").select_option("grade")
+    studio.tab.test("positive").select_option("carcinoma")
     studio.tab.see("[data-check=ok]")
 
 

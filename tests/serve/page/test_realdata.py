@@ -15,7 +15,7 @@ from beph_store.store import Store
 from beph_store.testing.assemble import assemble_ebhi
 
 from .conftest import Server, World, serving
-from .test_page import click_the_middle, look_at_a_tile
+from .test_page import find_the_like, look_at_a_tile
 from .test_training import upload
 
 pytestmark = [pytest.mark.realdata, pytest.mark.timeout(600)]
@@ -51,7 +51,7 @@ def server(tissue: World) -> Iterator[Server]:
 def test_a_whole_slide_is_opened_zoomed_clicked_and_what_is_alike_is_opened(tab_of, tissue: World, server):
     tab = tab_of(server).open()
     look_at_a_tile(tab, tissue, ATLAS)
-    click_the_middle(tab)
+    find_the_like(tab)
     hits = tab.page.locator("[data-test=hit]")
     assert hits.count() >= 5
     hits.nth(1).click()

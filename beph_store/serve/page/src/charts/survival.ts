@@ -74,13 +74,15 @@ export function survivalChart(groups: readonly KmGroup[], width = 620): SVGSVGEl
       s("path", { class: `censored series-${i % 8}`, d: censorMarks(group, unit, x, y) }),
     ];
   });
-  return readable(
+  const made = readable(
     figure,
     "Kaplan–Meier curves by predicted risk on cases held out",
     groups.map((group) => words(group, unit)).join("; "),
     [drawn, riskTable(groups, marks, unit, x, box.height - groups.length * ROW_PX)],
     readingsOf(groups, unit, last, x, y),
   );
+  made.style.maxWidth = `${width * 1.3}px`;
+  return made;
 }
 
 /** A small stroke where a case left without the event. */

@@ -9,6 +9,7 @@ import { pValue } from "../charts/scale.ts";
 import { survivalChart } from "../charts/survival.ts";
 import { h, type Child } from "../dom.ts";
 import { count, counted, fixed } from "../format.ts";
+import { foldMark } from "../jobs/list.ts";
 import { chanceOf, type HeadDetail } from "../studies.ts";
 
 const CARDS = 4;
@@ -50,7 +51,7 @@ export function allMetrics(head: HeadDetail): HTMLElement {
   return h(
     "details",
     { class: "panel folded" },
-    h("summary", { class: "panel-head" }, h("h2", null, "All metrics, by fold")),
+    h("summary", { class: "panel-head" }, foldMark(), h("h2", null, "All metrics, by fold")),
     h(
       "div",
       { class: "scroll" },
@@ -104,7 +105,7 @@ export function training(head: HeadDetail): Child {
     return h(
       "details",
       { class: "panel folded" },
-      h("summary", { class: "panel-head" }, h("h2", null, "Training: loss by epoch"), h("span", { class: "grow" }), legend(["training", "validation"])),
+      h("summary", { class: "panel-head" }, foldMark(), h("h2", null, "Training: loss by epoch"), h("span", { class: "grow" }), legend(["training", "validation"])),
       h("div", { class: "curves" }, curves.map((curve) => curveChart(curve, domain))),
     );
   }
@@ -113,7 +114,7 @@ export function training(head: HeadDetail): Child {
   return h(
     "details",
     { class: "panel folded" },
-    h("summary", { class: "panel-head" }, h("h2", null, "Training: penalties")),
+    h("summary", { class: "panel-head" }, foldMark(), h("h2", null, "Training: penalties")),
     h("p", { class: "panel-body" }, `Each fold chose its ridge penalty by held-out cases of its training part: ${chosen.map((fold) => `${fold.name} ${fold.penalty}`).join(", ")}.`),
   );
 }

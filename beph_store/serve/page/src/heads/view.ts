@@ -73,7 +73,7 @@ async function one(id: string, signal: AbortSignal): Promise<Child> {
     ),
     head.warnings.map((text) => h("div", { class: "note", "data-tone": "warn", "data-test": "warning" }, icon("warn"), h("span", null, text))),
     metricCards(head),
-    h("div", { class: head.task === "survive" ? "figures of-survival" : "figures" }, curvePanels(head), about(head)),
+    h("div", { class: `figures ${head.task === "survive" ? "of-survival" : head.classes.length > 3 ? "of-many" : ""}` }, curvePanels(head), about(head)),
     casesPanel(head, signal),
     head.in_store && predictionsPanel(head, signal),
     allMetrics(head),

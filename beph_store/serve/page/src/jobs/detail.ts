@@ -12,7 +12,7 @@ import { isWritable, recipeInfo, recipeName } from "../session.ts";
 import { isLive, type JobEvent } from "../studies.ts";
 import { toastError } from "../toast.ts";
 import type { Job } from "../types.ts";
-import { stateChip } from "./list.ts";
+import { foldMark, stateChip } from "./list.ts";
 import { hasGap, NOTHING, told, type Story } from "./story.ts";
 import { eventWords, KINDS, progressWords, seconds } from "./words.ts";
 
@@ -42,7 +42,7 @@ export function detail(first: Job, gone: () => void): Detail {
   const curves = h("section", { class: "panel", "data-test": "curves", hidden: true });
   const notes = h("section", { class: "panel", hidden: true });
   const log = h("pre", { class: "log", tabindex: 0, "aria-label": "Log", "data-test": "log" });
-  const logBox = h("details", { class: "panel job-log", ontoggle: () => readLog() }, h("summary", { class: "panel-head" }, h("h2", null, "Log")), log);
+  const logBox = h("details", { class: "panel job-log", ontoggle: () => readLog() }, h("summary", { class: "panel-head" }, foldMark(), h("h2", null, "Log")), log);
   const element = h("div", { class: "stack", "data-test": "job-detail", "data-job": job.job }, h("section", { class: "panel" }, head), curves, notes, logBox);
 
   const act = async (what: () => Promise<unknown>): Promise<void> => {

@@ -56,3 +56,10 @@ export function stateChip(job: Job): HTMLElement {
     job.state === "queued" ? "waiting" : job.state,
   );
 }
+
+/** Points down when the panel below it is open. */
+export function foldMark(): SVGSVGElement {
+  const mark = icon("right");
+  mark.classList.add("fold-mark");
+  return mark;
+}

@@ -139,7 +139,7 @@ function more(table: CohortTable, choices: Choices, change: Change, open: boolea
   const deep = choices.head !== "linear";
   return h(
     "details",
-    { class: "more", open, "data-test": "more" },
+    { class: "more-options", open, "data-test": "more" },
     h("summary", null, "More options"),
     h(
       "div",

@@ -185,7 +185,7 @@ class TrainPage {
       return;
     }
     const ready = this.check?.ok === true && isWritable();
-    const open = this.asked.querySelector<HTMLDetailsElement>("details.more")?.open ?? false;
+    const open = this.asked.querySelector<HTMLDetailsElement>("details.more-options")?.open ?? false;
     replace(
       this.asked,
       h("div", { class: "panel-head" }, h("h2", null, "Question and head")),

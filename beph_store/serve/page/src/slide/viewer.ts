@@ -16,6 +16,9 @@ export interface Sight {
   readonly height: number;
 }
 
+/** More than this in one event is a wheel that spins freely. */
+const MOST_WHEEL_PX = 400;
+
 export type Box = readonly [x0: number, y0: number, x1: number, y1: number];
 
 export interface ViewerEvents {
@@ -72,7 +75,8 @@ export class SlideViewer {
       minZoomImageRatio: 0.6,
       preserveImageSizeOnResize: true,
       visibilityRatio: 0.4,
-      zoomPerScroll: 1.35,
+      // Every turn of the wheel counts: how far it turned says how far to zoom.
+      minScrollDeltaTime: -1,
       imageLoaderLimit: 8,
       maxImageCacheCount: 600,
       gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: false },
@@ -160,6 +164,7 @@ export class SlideViewer {
       if (this.drawing) (event as Gesture).preventDefaultAction = true;
     });
     viewer.addHandler("canvas-release", (event) => this.release(event as Gesture));
+    viewer.addHandler("canvas-scroll", (event) => this.scroll(event as Gesture));
     viewer.addHandler("canvas-click", (event) => this.click(event as Gesture));
     const signal = this.ending.signal;
     element.addEventListener("pointermove", (event) => this.point(element, event), { signal, capture: true });
@@ -186,6 +191,16 @@ export class SlideViewer {
     const box = element.getBoundingClientRect();
     const [x, y] = this.level0(new OpenSeadragon.Point(event.clientX - box.left, event.clientY - box.top));
     this.events.pointer(x, y);
+  }
+
+  /** By how far the wheel turned: a notch of a mouse is a third nearer, and a trackpad's many small steps stay small. */
+  private scroll(event: Gesture): void {
+    event.preventDefaultAction = true;
+    const wheel = event.originalEvent as WheelEvent;
+    const px = wheel.deltaMode === WheelEvent.DOM_DELTA_PIXEL ? wheel.deltaY : wheel.deltaY * 33;
+    const { viewport } = this.viewer;
+    viewport.zoomBy(Math.exp(-Math.min(MOST_WHEEL_PX, Math.max(-MOST_WHEEL_PX, px)) * 0.003), viewport.pointFromPixel(event.position, true));
+    viewport.applyConstraints();
   }
 
   private press(event: Gesture): void {

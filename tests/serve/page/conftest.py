@@ -73,13 +73,17 @@ class World:
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
     """Chromium without a window. The package's, so that Playwright's event loop is gone before other tests need one."""
-    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
+    api = pytest.importorskip(
+        "playwright.sync_api", reason="Playwright is not installed: pip install playwright"
+    )
     if not CHROMIUM.exists():
         pytest.skip(f"no Chromium at {CHROMIUM}: apt-get install chromium, or set CHROMIUM")
     if not BUILT.exists():
         pytest.skip("the page is not built: make page")
     with api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"])
+        launched = playwright.chromium.launch(
+            executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"]
+        )
         yield launched
         launched.close()
 
@@ -97,7 +101,9 @@ def drawn(browser, tmp_path_factory) -> World:
     ingest([slides], folder / "S", options=IngestOptions(), manifest=table(slides / "manifest.csv", rows))
     (record,) = Store.open(folder / "S").recipes()
     labels = table(slides / "labels.csv", rows).read_text()
-    return World(folder / "S", record.recipe.key, labels, rows[1]["slide_id"], ("normal", "tumour"), outcomes(rows))
+    return World(
+        folder / "S", record.recipe.key, labels, rows[1]["slide_id"], ("normal", "tumour"), outcomes(rows)
+    )
 
 
 def table(path: Path, rows: list[dict[str, str]]) -> Path:
@@ -114,7 +120,9 @@ def outcomes(rows: list[dict[str, str]]) -> str:
     cases = sorted({(row["case_id"], row["label"]) for row in rows})
     lines = ["case_id,event,days"]
     for number, (case, label) in enumerate(cases):
-        lines.append(f"{case},{int(number % 6 != 5)},{100 + 37 * number if label == 'tumour' else 900 + 61 * number}")
+        lines.append(
+            f"{case},{int(number % 6 != 5)},{100 + 37 * number if label == 'tumour' else 900 + 61 * number}"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,7 +40,9 @@ def build(work: Path) -> tuple[Path, Path, Path]:
     if not filters.exists():
         table = plant_survival(assemble_ebhi(data / "ebhi_seg", slides), by="optical_density", strength=1.5)
         malignant = pl.col("case_label") == "adenocarcinoma"
-        table = table.with_columns(grade=pl.when(malignant).then(pl.lit("carcinoma")).otherwise(pl.lit("other")))
+        table = table.with_columns(
+            grade=pl.when(malignant).then(pl.lit("carcinoma")).otherwise(pl.lit("other"))
+        )
         told = ("slide_id", "case_id", "case_label", "grade", "simulated_event", "simulated_time_days")
         table.select(told).write_csv(labels)
         atlas = pl.read_csv(data / "wsi_atlas" / "slides.csv").rename({"file": "slide_id"})
@@ -85,7 +88,9 @@ def finished(tab: Tab, job: dict[str, Any]) -> dict[str, Any]:
 def trained(tab: Tab, recipe: str, labels: str) -> tuple[str, dict[str, str]]:
     """The table's id, and a head for each question; those of an earlier run are used."""
     name = {"content-type": "text/csv", "authorization": f"Bearer {tab.server.token}"}
-    answer = tab.page.request.post(f"{tab.server.base}/api/cohorts?name=EBHI+cases.csv", headers=name, data=labels)
+    answer = tab.page.request.post(
+        f"{tab.server.base}/api/cohorts?name=EBHI+cases.csv", headers=name, data=labels
+    )
     cohort = answer.json()["cohort"]
     asked: dict[str, dict[str, Any]] = {
         "Carcinoma or not": {"task": "classify", "target": "grade", "classes": ["other", "carcinoma"]},
@@ -108,7 +113,11 @@ def trained(tab: Tab, recipe: str, labels: str) -> tuple[str, dict[str, str]]:
     heads = {head["title"]: head["head"] for head in tab.api("/api/heads")["heads"]}
     for title, options in asked.items():
         if title not in heads:
-            body = {"kind": "train", "recipe": recipe, "options": {"cohort": cohort, "title": title, **options}}
+            body = {
+                "kind": "train",
+                "recipe": recipe,
+                "options": {"cohort": cohort, "title": title, **options},
+            }
             heads[title] = finished(tab, tab.api("/api/jobs", body))["result"]["head"]
     return cohort, heads
 
@@ -153,7 +162,7 @@ def take(context: Any, server: Server, store: Path, labels: Path, asked: Any, su
         stage(studio)
         tab.page.wait_for_timeout(700)  # fonts, pictures and the last transition
         tab.page.screenshot(path=asked.out / f"{name}-{suffix}.jpg", type="jpeg", quality=86)
-        print(asked.out / f"{name}-{suffix}.jpg", *tab.complaints, sep="\n  ")
+        sys.stdout.write("\n  ".join([f"{asked.out / name}-{suffix}.jpg", *tab.complaints]) + "\n")
         tab.complaints.clear()
 
 

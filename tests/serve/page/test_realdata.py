@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,13 +27,15 @@ def tissue(browser, realdata: Path, tmp_path_factory) -> World:
     folder = tmp_path_factory.mktemp("tissue")
     slides = folder / "slides"
     table = assemble_ebhi(realdata / "ebhi_seg", slides, limit=40)
-    os.symlink(realdata / "wsi_atlas" / ATLAS, slides / ATLAS)
+    (slides / ATLAS).symlink_to(realdata / "wsi_atlas" / ATLAS)
     with (slides / "labels.csv").open("a", newline="") as file:
-        row = dict.fromkeys(table.columns, "") | {"slide_id": ATLAS, "case_id": "atlas-lung-scc", "path": ATLAS}
+        row = dict.fromkeys(table.columns, "") | {
+            "slide_id": ATLAS,
+            "case_id": "atlas-lung-scc",
+            "path": ATLAS,
+        }
         csv.writer(file).writerow(row.values())
-    ingest(
-        [slides], folder / "S", options=IngestOptions(limit_tiles=200), manifest=slides / "labels.csv"
-    )
+    ingest([slides], folder / "S", options=IngestOptions(limit_tiles=200), manifest=slides / "labels.csv")
     (record,) = Store.open(folder / "S").recipes()
     malignant = pl.col("case_label") == "adenocarcinoma"
     two = pl.when(malignant).then(pl.lit("carcinoma")).otherwise(pl.lit("other"))

@@ -135,7 +135,8 @@ def test_a_malformed_table_is_refused_with_its_line_and_nothing_is_kept(tab):
     tab.open("#/train")
     upload(tab, "bad.csv", "slide_id,label\na.tif,1\nb.tif,2,3\n")
     assert "line 3" in tab.see_test("upload-problem", " .note").inner_text()
-    tab.complaints[:] = [one for one in tab.complaints if "422" not in one]  # the browser's own line about a refusal
+    # The browser's own line about a refusal.
+    tab.complaints[:] = [one for one in tab.complaints if "422" not in one]
     assert tab.api("/api/cohorts")["cohorts"] == before
 
 
@@ -154,7 +155,14 @@ def test_a_running_job_grows_its_curves_and_is_cancelled(tab, drawn: World):
     upload(tab, "grades.csv", drawn.labels)
     tab.see_test("ready")
     cohort = tab.page.url.split("cohort=")[1]
-    options = {"cohort": cohort, "task": "classify", "head": "abmil", "folds": 3, "epochs": 5000, "patience": 5000}
+    options = {
+        "cohort": cohort,
+        "task": "classify",
+        "head": "abmil",
+        "folds": 3,
+        "epochs": 5000,
+        "patience": 5000,
+    }
     job = tab.api("/api/jobs", {"kind": "train", "recipe": drawn.recipe, "options": options})["job"]
     tab.page.goto(f"{tab.server.base}/?drawer=canvas#/jobs/{job}")
     detail = f"[data-test=job-detail][data-job='{job}']"

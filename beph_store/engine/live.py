@@ -171,14 +171,16 @@ def shown(layout: Layout, run: str, meter: Meter) -> Iterator[None]:
 
 def _tell(layout: Layout, run: str, meter: Meter, ended: threading.Event) -> None:
     while True:
+        over = ended.is_set()
         progress = meter.measure()
         # A full disk will be told by those who write embeddings; here it only hides how far they are.
         with contextlib.suppress(OSError):
             _write(_file(layout, run), dataclasses.asdict(progress) | {"at": time.time()})
         if isinstance(meter.inner, Follower):
             meter.inner.measured(progress)
-        if ended.wait(SECONDS):
+        if over:
             return
+        ended.wait(SECONDS)
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:

@@ -38,6 +38,7 @@ async def read_store(request: Request) -> Response:
     told = lambda: {  # noqa: E731
         "store": _store_name(desk),
         "writable": desk.writable,
+        "can_ingest": desk.writable and bool(desk.folders.ingest),
         "recipes": _recipes(desk),
     }
     return answer(await desk.work(told))
@@ -245,6 +246,7 @@ ENDPOINTS = (
             "application/json": record(
                 store=STRING,
                 writable=BOOLEAN,
+                can_ingest=BOOLEAN,
                 recipes=array(record(key=STRING, encoder=STRING, mpp=NUMBER, slides=INTEGER, tiles=INTEGER)),
             )
         },

@@ -10,10 +10,12 @@ import pytest
 from starlette.testclient import TestClient
 
 from beph_store.engine.study.kept import keep_table
+from beph_store.errors import UsageError
 from beph_store.serve.desk import Folders
 from beph_store.serve.jobs.queue import NewJob
 from beph_store.serve.jobs.record import read
 from beph_store.store import Store
+from beph_store_cli.commands import serve as command
 
 from ..engine.study.conftest import Planted, plant
 from .conftest import client_of
@@ -110,8 +112,8 @@ def test_a_server_that_reads_starts_nothing_and_cancels_nothing(client, planted,
     ):
         assert answer.status_code == 403
         assert answer.json() == {"error": "this server only reads: start it with --allow-write"}
-    assert reader.get("/api/store").json()["writable"] is False
-    assert client.get("/api/store").json()["writable"] is True
+    told = [one.get("/api/store").json() for one in (reader, client)]
+    assert [(one["writable"], one["can_ingest"]) for one in told] == [(False, False), (True, True)]
     assert [one["job"] for one in reader.get("/api/jobs").json()["jobs"]] == [job]
     with reader:
         assert reader.get(f"/api/jobs/{job}").json()["state"] == "queued"
@@ -248,6 +250,15 @@ def test_names_from_a_job_are_data(client, planted) -> None:
     assert log.text == "<script>alert(1)</script>\ufffd\n"
     assert log.headers["content-type"] == "text/plain; charset=utf-8"
     assert log.headers["x-content-type-options"] == "nosniff"
+
+
+def test_folders_are_named_with_writing_and_must_be_there(tmp_path) -> None:
+    with pytest.raises(UsageError, match="--allow-write"):
+        command.serve("S", ingest_root=[tmp_path])
+    with pytest.raises(UsageError, match="no such folder"):
+        command.serve("S", ingest_root=[tmp_path / "none"], allow_write=True)
+    with pytest.raises(UsageError, match="no such folder"):
+        command.serve("S", heads=[tmp_path / "none"])
 
 
 def test_the_queue_has_an_end(client, planted, monkeypatch) -> None:

@@ -228,6 +228,8 @@ def test_an_ingest_that_is_cancelled_leaves_a_store_that_can_go_on(one, planted)
     done = one.wait(again["job"], "done", "failed")
     assert done["state"] == "done", one.ask("GET", f"/api/jobs/{again['job']}/log")
     assert sum(done["result"]["slides"].values()) == 2
+    assert done["progress"]["done"] == done["progress"]["total"]
+    assert sum(done["progress"]["ended"].values()) == 2
     rows = {row.slide_id: row.ingest_id for row in store.rows(key) if row.status == "done"}
     assert {"s00.tif", "s01.tif"} <= set(rows)
     assert all(rows[slide] == ingest for slide, ingest in finished.items())

@@ -14,7 +14,7 @@ from beph_store.engine.study.kept import kept_table
 from beph_store.errors import UsageError
 from beph_store.serve.answers import Refused
 from beph_store.serve.heads import find_head
-from beph_store.serve.jobs.queue import NewJob
+from beph_store.serve.jobs.queue import NewJob, NoSuchJob
 from beph_store.serve.jobs.roots import inside
 from beph_store.store.reader import RecipeRecord
 
@@ -68,8 +68,16 @@ def _apply(desk: Desk, recipe: str | None, options: Mapping[str, Any]) -> NewJob
             409, f"the head was trained on recipe {head.recipe}: leave recipe out, or give that one"
         )
     work = {"store": _store(desk), "folder": str(head.folder.resolve())}
-    title = given.get("title") or f"head {head.id} on every slide"
+    title = given.get("title") or f"{_called(desk, head.id)} on every slide"
     return NewJob("apply", title, {"head": head.id}, head.recipe, work)
+
+
+def _called(desk: Desk, head: str) -> str:
+    """What people know a head by."""
+    try:
+        return desk.jobs.get(head).title
+    except NoSuchJob:
+        return f"head {head}"
 
 
 def _index(desk: Desk, recipe: str | None, options: Mapping[str, Any]) -> NewJob:

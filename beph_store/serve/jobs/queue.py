@@ -186,7 +186,7 @@ class Jobs:
         while not self._closed:
             try:
                 self.tick()
-            except OSError:  # a full disk, a network that is away: try again
+            except Exception:  # noqa: BLE001 - a full disk, a network that is away: or nothing would ever start again
                 _log.exception("jobs: the queue could not be looked at")
             self._wake.wait(_LOOK_SECONDS)
             self._wake.clear()

@@ -57,7 +57,8 @@ def work(folder: Folder) -> int:
         result = WORK[job.kind](job, folder, Teller(folder))
     except Exception as error:  # noqa: BLE001 - whatever it is, somebody wants to know it
         traceback.print_exc()
-        write_json(folder.result, {"error": failure(error)})
+        store = str(job.work.get("store") or folder.root)
+        write_json(folder.result, {"error": failure(error).replace(store, Path(store).name)})
         return 1
     write_json(folder.result, {"result": result})
     return 0

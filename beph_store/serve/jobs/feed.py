@@ -67,6 +67,8 @@ class Watch:
             self._tails.pop(name, None)
             yield "job-gone", {"job": name}
         for name, job in now.items():
+            if job.ended and self._known.get(name, {}).get("ended_at"):
+                continue  # of most jobs nothing more will come
             if name not in self._known and not (job.ended and not self._begun):
                 tail = self._tails[name] = Tail(Folder(self.jobs.root / name).events)
                 if not self._begun:

@@ -33,7 +33,7 @@ class Teller:
     folder: Folder
     _unit: str = ""
     _written: float = 0.0
-    _put: float = field(default_factory=time.monotonic)
+    _put: float = field(default_factory=lambda: time.monotonic())
     _lines: int = 0
     _seen: deque[tuple[float, int]] = field(default_factory=deque)
 

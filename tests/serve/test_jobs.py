@@ -320,6 +320,20 @@ def test_a_process_that_does_not_start_is_not_tried_for_ever(desk) -> None:
     assert "broken" in desk.folder(job).keeper_log.read_text()
 
 
+def test_files_that_lie_where_the_server_was_started_are_not_run(desk, tmp_path, monkeypatch) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('shadowed')")
+    monkeypatch.chdir(tmp_path)
+    assert desk.run(desk.ask("done(a=1)")).result == {"a": 1}
+
+
+def test_a_disk_without_locks_is_said_when_a_job_is_asked_for(desk, monkeypatch) -> None:
+    monkeypatch.setattr("beph_store.serve.jobs.files._lock", lambda handle, alone: False)
+    with pytest.raises(Busy, match="without file locks"):
+        desk.ask("done()")
+    monkeypatch.undo()
+    assert list(desk.jobs.root.iterdir()) == []
+
+
 def test_only_what_has_ended_is_deleted(desk) -> None:
     job = desk.ask("wait('go'); done()")
     with pytest.raises(Busy):

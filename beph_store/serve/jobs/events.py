@@ -22,7 +22,7 @@ MOST_LINES = 20_000
 def append(path: Path, event: dict[str, Any]) -> None:
     """Add an event, with the time. One write, so that a reader sees whole lines."""
     line = json.dumps({**event, "at": now()}, separators=(",", ":"), allow_nan=False).encode() + b"\n"
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         os.write(handle, (b"" if _ends_whole(path) else b"\n") + line)
     finally:

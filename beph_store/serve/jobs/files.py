@@ -123,10 +123,13 @@ def locked(path: Path) -> Iterator[int | None]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether somebody holds the lock. To look, it is shared for a moment: who wants it just then must try again."""
+    """Whether somebody holds the lock; so it is said where that cannot be seen, of another user's files for one.
+
+    To look, the lock is shared for a moment: who wants it just then must try again.
+    """
     handle = _opened(path, os.O_RDONLY)
     if handle is None:
-        return False
+        return path.exists()
     try:
         return not _lock(handle, alone=False)
     finally:
@@ -135,7 +138,7 @@ def is_locked(path: Path) -> bool:
 
 def _opened(path: Path, flags: int) -> int | None:
     try:
-        return os.open(path, flags, 0o600)
+        return os.open(path, flags, 0o666)
     except OSError:
         return None
 

@@ -100,7 +100,12 @@ class Jobs:
         # Under a name that is no job's until it is whole.
         aside = Folder(self.root / f".new-{name}")
         aside.root.mkdir(parents=True)
-        aside.lock.touch(mode=0o600)
+        with locked(aside.lock) as held:
+            if held is None:
+                shutil.rmtree(aside.root)
+                raise Busy(
+                    "the store lies on a disk without file locks, which jobs need: move it, or train there"
+                )
         append(aside.events, {"kind": "state", "state": "queued"})
         write(aside, job)
         aside.root.rename(self.root / name)
@@ -279,7 +284,7 @@ def _spawned(command: tuple[str, ...], folder: Folder, lock: int) -> int:
     files = [
         (os.POSIX_SPAWN_DUP2, lock, _HANDED),
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, printed, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+        (os.POSIX_SPAWN_OPEN, 1, printed, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666),
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
     return os.posix_spawn(line[0], line, os.environ, file_actions=files, setsid=True)

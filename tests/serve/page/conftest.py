@@ -90,10 +90,10 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="package")
 def drawn(browser, tmp_path_factory) -> World:
-    """Twelve drawn slides of nine cases; one of them has a name to be afraid of."""
+    """Thirteen drawn slides of ten cases; one of them has a name to be afraid of."""
     folder = tmp_path_factory.mktemp("page")
     slides = folder / "slides"
-    demo_cohort(slides, n=12, size=(2048, 2048))
+    demo_cohort(slides, n=13, size=(2048, 2048))
     with (slides / "labels.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     (slides / rows[-1]["slide_id"]).rename(slides / NASTY)

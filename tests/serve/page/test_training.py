@@ -30,10 +30,10 @@ def test_a_csv_is_uploaded_understood_trained_and_its_auroc_and_heatmap_are_seen
     upload(tab, "grades.csv", drawn.labels + "no-such-slide.tif,case-99,tumour,x\n")
     assert tab.see_test("columns").inner_text().count("slide_id") == 1
     ready = tab.see_test("ready").inner_text()
-    assert "9 cases, 12 slides" in ready
+    assert "10 cases, 13 slides" in ready
     balance = tab.test("balance").inner_text()
     assert re.search(r"normal\s+5 cases", balance)
-    assert re.search(r"tumour\s+4 cases", balance)
+    assert re.search(r"tumour\s+5 cases", balance)
     tab.test("dropped").locator("summary").click()
     assert "no-such-slide.tif" in tab.test("dropped").inner_text()
 
@@ -53,7 +53,7 @@ def test_a_csv_is_uploaded_understood_trained_and_its_auroc_and_heatmap_are_seen
     metric = tab.api(f"/api/heads/{head}")["metrics"]["auroc"]
     assert f"{metric['value']:.3f}" == f"{shown:.3f}"
     cells = [int(text.split()[0]) for text in tab.test("confusion").locator("td b").all_inner_texts()]
-    assert sum(cells) == 9
+    assert sum(cells) == 10
     tab.see_test("roc", " svg.chart")
 
     tab.see("[data-test=cases-panel][data-state=ready]")
@@ -82,7 +82,7 @@ def test_a_head_is_applied_to_all_slides(tab, trained):
     tab.test("open-head").click()
     tab.see("[data-test=predictions][data-state=made]")
     tab.test("show-predictions").click()
-    assert tab.see_test("predictions-table").locator("tbody tr").count() == 12
+    assert tab.see_test("predictions-table").locator("tbody tr").count() == 13
     with tab.page.expect_download() as saved:
         tab.test("download").click()
     assert saved.value.suggested_filename.endswith(".zip")
@@ -114,9 +114,9 @@ def test_labels_that_were_given_in_the_page_are_learnt(tab, drawn: World):
     tab.api(f"/api/recipes/{drawn.recipe}/labels/slides", {"who": "Ann", "labels": labels})
     tab.open("#/train")
     tab.see_test("way-here").click()
-    assert "12 labels" in tab.see_test("labels-here", " button").locator("xpath=..").inner_text()
+    assert "13 labels" in tab.see_test("labels-here", " button").locator("xpath=..").inner_text()
     tab.test("use-here").click()
-    assert "9 cases, 12 slides" in tab.see_test("ready").inner_text()
+    assert "10 cases, 13 slides" in tab.see_test("ready").inner_text()
     assert tab.test("target").input_value() == "label"
 
 

@@ -8,6 +8,7 @@ import "./heads.css";
 import { get, isAbort, reason } from "../api.ts";
 import { h, icon, replace, type Child } from "../dom.ts";
 import { when } from "../format.ts";
+import { shortcuts } from "../keys.ts";
 import { link, type Dispose, type View } from "../router.ts";
 import { isWritable } from "../session.ts";
 import { TASKS, type HeadDetail, type HeadList } from "../studies.ts";
@@ -37,7 +38,11 @@ export const heads: View = (root, params) => {
       );
     },
   );
-  const dispose: Dispose = () => ending.abort();
+  const offKeys = shortcuts("Charts", [{ keys: "", shown: "ArrowLeft ArrowRight", does: "read values off the chart that has the focus" }]);
+  const dispose: Dispose = () => {
+    offKeys();
+    ending.abort();
+  };
   return dispose;
 };
 

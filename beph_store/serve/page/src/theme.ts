@@ -19,7 +19,6 @@ function kept(): Theme {
 export function applyTheme(): void {
   const dark = now === "dark" || (now === "auto" && matchMedia("(prefers-color-scheme: dark)").matches);
   document.documentElement.dataset.theme = dark ? "dark" : "light";
-  dispatchEvent(new CustomEvent("beph-theme"));
 }
 
 export function theme(): Theme {
@@ -39,9 +38,3 @@ export function nextTheme(): Theme {
 }
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", applyTheme);
-
-/** Call when colours that a canvas took from the page have changed. Returns what ends it. */
-export function onTheme(changed: () => void): () => void {
-  addEventListener("beph-theme", changed);
-  return () => removeEventListener("beph-theme", changed);
-}

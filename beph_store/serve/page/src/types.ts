@@ -171,6 +171,8 @@ export interface TileLabelsChanged extends Omit<TileLabels, "labels"> {
 
 export interface SlideLabels {
   readonly version: number;
+  readonly can_undo: boolean;
+  readonly can_redo: boolean;
   readonly columns: readonly { readonly name: string; readonly values: readonly { readonly value: string; readonly slides: number; readonly cases: number }[] }[];
   readonly labels: readonly { readonly slide: string; readonly slide_id: string; readonly column: string; readonly value: string; readonly who: string; readonly at: string }[];
 }

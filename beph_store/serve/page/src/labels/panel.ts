@@ -54,8 +54,8 @@ export function labelPanel(book: LabelBook, shown: () => number | null): LabelPa
       if (!book.names.includes(active)) active = book.names[0] ?? "";
       replace(classes, ...book.names.map((name, i) => classRow(book, name, i, () => panel.choose(i))));
       classes.hidden = book.names.length === 0;
-      undo.disabled = !book.canUndo;
-      redo.disabled = !book.canRedo;
+      undo.disabled = !book.canUndo || !isWritable();
+      redo.disabled = !book.canRedo || !isWritable();
       replace(learned, ...learnedLines(book));
       element.dataset.state = book.fitting ? "fitting" : book.refit ? "fitted" : "unfitted";
       element.dataset.version = String(book.version);

@@ -6,7 +6,7 @@ import { count, fixed, sentence } from "../format.ts";
 import { slideLink } from "../slide/address.ts";
 import { recipeInfo } from "../session.ts";
 import type { Found, Hit } from "../types.ts";
-import { closeTray, markCard, showTray, tray, type Card } from "./tray.ts";
+import { markCard, showTray, tray, type Card } from "./tray.ts";
 
 export type Question =
   | { readonly kind: "place"; readonly slide: string; readonly name: string; readonly point?: [number, number]; readonly region?: [number, number, number, number] }
@@ -211,9 +211,4 @@ function tools(): Child[] {
   const where = h("input", { class: "field small where", value: limits.where, placeholder: "where: tissue > 0.8", "aria-label": "Condition over columns", spellcheck: "false", "data-test": "where" });
   where.addEventListener("change", () => { limits.where = where.value.trim(); again(); });
   return [asked?.question.kind === "image" ? null : exclude, per, where];
-}
-
-/** Frame of reference of a dropped search: closes with the recipe. */
-export function closeSearch(): void {
-  if (tray()?.kind === "search") closeTray();
 }

@@ -10,16 +10,21 @@ export interface Chooser {
   readonly element: HTMLElement;
   /** Another overlay was put there by something else. */
   readonly show: (overlay: OverlayAddress) => void;
+  /** A tile was clicked: similarity to it can be chosen. */
+  readonly offer: (likeness: Likeness) => void;
   /** Names of the classes that people labelled: from two on there is a head of them. */
   readonly labelled: (names: readonly string[]) => void;
   /** Loading, there, or why not. */
   readonly state: (state: "ready" | "loading" | "failed", message?: string) => void;
 }
 
+type Likeness = OverlayAddress & { readonly kind: "similarity" };
+
 const CLUSTERS = [4, 6, 8, 12, 16, 24];
 
 interface State {
   overlay: OverlayAddress;
+  likeness: Likeness | null;
   names: readonly string[];
   heads: readonly HeadListItem[] | null;
   trouble: string;
@@ -27,7 +32,7 @@ interface State {
 
 /** `choose` is called when a person chooses. `recipe` limits the heads to those that fit. */
 export function chooser(recipe: string, first: OverlayAddress, choose: (overlay: OverlayAddress) => void, signal: AbortSignal): Chooser {
-  const now: State = { overlay: first, names: [], heads: null, trouble: "" };
+  const now: State = { overlay: first, likeness: null, names: [], heads: null, trouble: "" };
   const list = h("div", { class: "choices", role: "radiogroup", "aria-label": "Overlay", "data-test": "overlay" });
   const message = h("p", { class: "small", role: "status", "data-test": "overlay-message" });
   const element = h("section", { class: "stack tight" }, h("h3", null, "Overlay"), list, message);
@@ -56,6 +61,10 @@ export function chooser(recipe: string, first: OverlayAddress, choose: (overlay:
       now.overlay = overlay;
       draw();
     },
+    offer: (likeness) => {
+      now.likeness = likeness;
+      draw();
+    },
     labelled: (names) => {
       if (names.join("\n") === now.names.join("\n")) return;
       now.names = names;
@@ -81,7 +90,7 @@ function choices(now: State, take: (overlay: OverlayAddress) => void): Child[] {
       chosen && more.some(Boolean) && h("div", { class: "choice-more" }, ...more),
     ];
   };
-  const likeness = overlay.kind === "similarity" ? overlay : null;
+  const likeness = overlay.kind === "similarity" ? overlay : now.likeness;
   return [
     row("none", "None", "", () => ({ kind: "none" })),
     row("similarity", "Similarity to a tile", likeness ? `tile ${likeness.tile}` : "click a tile", likeness ? () => likeness : null),

@@ -18,6 +18,7 @@ import { placeOf, slideLink, type Place } from "./address.ts";
 import { facts, slideHead, slideLabel } from "./facts.ts";
 import { rowAt, rowOf, rowsIn, tileGrid, type TileGrid } from "./grid.ts";
 import { slideKeys } from "./keys.ts";
+import { modeSwitch, type Mode } from "./mode.ts";
 import { Overlaying } from "./overlaying.ts";
 import { Layers } from "./painting.ts";
 import { scaleBar } from "./scale.ts";
@@ -27,7 +28,7 @@ import { SlideViewer, type Box } from "./viewer.ts";
 
 /** Kept while one goes from slide to slide. */
 const style: Style = { map: "viridis", opacity: 0.6, range: null, from: 0, without: new Set() };
-let mode: "look" | "label" = "look";
+let mode: Mode = "look";
 const drawn = { tissue: false, grid: false };
 
 export const slide: View = (root, params) => {
@@ -57,7 +58,7 @@ export const slide: View = (root, params) => {
 
 function failed(place: HTMLElement, title: string, why: string): void {
   place.dataset.state = "failed";
-  replace(place, h("div", { class: "empty" }, icon("warn"), h("h2", null, title), h("p", null, why), h("a", { class: "button", href: "#/" }, "All slides")));
+  replace(place, h("div", { class: "empty" }, icon("warn"), h("h2", null, title), h("p", null, sentence(why)), h("a", { class: "button", href: "#/" }, "All slides")));
 }
 
 class SlidePage {
@@ -78,7 +79,7 @@ class SlidePage {
   private grid: TileGrid | null = null;
   /** The view is where it was asked to be: from now on the address follows it. */
   private opened = false;
-  private readonly modeSwitch = h("div", { class: "segments wide", role: "group", "aria-label": "What a click does" });
+  private readonly modeSwitch = modeSwitch((to) => this.setMode(to));
   private readonly lookPart = h("div", { class: "stack" });
   private readonly labelPart = h("div", { class: "stack" });
 
@@ -229,7 +230,10 @@ class SlidePage {
     const half = this.grid.side / 2;
     this.layers.region = null;
     search(this.recipe, { kind: "place", slide: this.info.slide, name: this.info.slide_id, point: [Math.round(this.grid.x[row] + half), Math.round(this.grid.y[row] + half)] });
-    if (this.over.overlay.kind === "none" || this.over.overlay.kind === "similarity") void this.over.set({ kind: "similarity", of: this.info.slide, tile });
+    const likeness = { kind: "similarity", of: this.info.slide, tile } as const;
+    this.over.chooser.offer(likeness);
+    // What somebody chose to see stays; similarity is one choice away.
+    if (this.over.overlay.kind === "none" || this.over.overlay.kind === "similarity") void this.over.set(likeness);
   }
 
   private clickMiddle(): void {
@@ -368,12 +372,10 @@ class SlidePage {
     }
   }
 
-  private setMode(to: "look" | "label"): void {
+  private setMode(to: Mode): void {
     mode = to;
     this.place.dataset.mode = to;
-    replace(this.modeSwitch, ...(["look", "label"] as const).map((name) =>
-      h("button", { "aria-pressed": String(name === to), "data-test": `mode-${name}`, title: name === "look" ? "A click searches for tiles like it (l)" : "A click labels the tile (l)", onclick: () => this.setMode(name) },
-        icon(name === "look" ? "search" : "tag"), name === "look" ? "Look and search" : "Label")));
+    this.modeSwitch.show(to);
     this.labelPart.hidden = to !== "label";
     if (to === "label") this.refitted();
     this.labelsChanged();
@@ -398,7 +400,7 @@ class SlidePage {
     replace(
       this.side,
       slideHead(this.recipe, this.info, (by) => this.stepSlide(by)),
-      known && this.modeSwitch,
+      known && this.modeSwitch.element,
       known && this.labelPart,
       known && this.lookPart,
       known && h("button", { class: "button small wide", "data-test": "search-slide", onclick: () => search(this.recipe, { kind: "place", slide: this.info.slide, name: this.info.slide_id }) }, icon("search"), "Tiles like the whole slide"),

@@ -14,7 +14,7 @@ export function slideCard(recipe: string, item: SlideItem, columns: readonly Lab
   const labels = columns.filter((column) => item.labels[column.name] !== null && item.labels[column.name] !== undefined).slice(0, CARD_LABELS);
   return h(
     "a",
-    { class: "card", href: slideLink(recipe, item.slide), "data-status": item.status, "data-test": "slide-card", title: item.slide_id },
+    { class: "card", href: slideLink(recipe, item.slide), "data-status": item.status, "data-slide": item.slide, "data-test": "slide-card", title: item.slide_id },
     h("div", { class: "card-picture" }, picture(recipe, item, 360)),
     h("div", { class: "card-text" },
       h("strong", { class: "clip" }, item.slide_id),
@@ -58,9 +58,9 @@ function row(recipe: string, item: SlideItem, columns: readonly LabelColumn[]): 
   small.addEventListener("error", () => small.remove());
   return h(
     "tr",
-    { "data-open": "", "data-test": "slide-row", onclick: (event: MouseEvent) => { if (!(event.target instanceof HTMLAnchorElement)) location.hash = href; } },
+    { "data-open": "", "data-slide": item.slide, "data-test": "slide-row", onclick: (event: MouseEvent) => { if (!(event.target instanceof HTMLAnchorElement)) location.hash = href; } },
     h("td", { class: "tiny-cell" }, item.status === "failed" ? null : small),
-    h("td", null, h("a", { class: "slide-link", href }, item.slide_id)),
+    h("td", { class: "slide-cell" }, h("a", { class: "slide-link", href }, item.slide_id)),
     h("td", null, item.case_id === item.slide_id ? h("span", { class: "muted" }, "–") : item.case_id),
     columns.map((column) => h("td", { class: "label-cell", title: String(item.labels[column.name] ?? "") }, item.labels[column.name] === null || item.labels[column.name] === undefined ? h("span", { class: "muted" }, "–") : String(item.labels[column.name]))),
     h("td", null, h("span", { class: "chip", "data-tone": tone }, state)),

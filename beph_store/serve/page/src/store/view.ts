@@ -13,6 +13,7 @@ import type { LabelColumn, SlideItem, SlideList } from "../types.ts";
 import { chips, filterPanel, isFiltered, noFilters, queryOf } from "./filters.ts";
 import { askIngest } from "./ingest.ts";
 import { slideCard, slideTable } from "./items.ts";
+import { markingBar } from "./marking.ts";
 import { keepOrder } from "./order.ts";
 import { runsPanel } from "./runs.ts";
 
@@ -47,6 +48,7 @@ class StorePage {
   private readonly body = h("div", { class: "slides", "data-test": "slides" });
   private readonly more = h("div", { class: "more", "aria-hidden": "true" });
   private readonly panel = filterPanel(filters, () => this.changed());
+  private readonly marks = markingBar(() => this.marks.show(this.body));
   private readonly watcher: IntersectionObserver;
   private items: SlideItem[] = [];
   private columns: readonly LabelColumn[] = [];
@@ -70,12 +72,14 @@ class StorePage {
         this.panel.element,
         h("div", { class: "store-body" },
           h("header", { class: "page-head store-head" }, this.title, this.summary, h("span", { class: "grow" }),
-            h("label", { class: "search-box" }, icon("search"), this.search), imageButton(recipeKey), this.layoutSwitch,
+            h("label", { class: "search-box" }, icon("search"), this.search), imageButton(recipeKey), this.marks.button, this.layoutSwitch,
             isWritable() && h("button", { class: "button", "data-test": "add-slides", onclick: askIngest }, icon("plus"), "Add slides")),
           runsPanel(() => void this.news(), signal),
-          this.chosen, this.body, this.more)),
+          this.marks.bar, this.chosen, this.body, this.more)),
     );
     this.drawLayout();
+    // In the capture phase: while slides are labelled, a click does not open them.
+    this.body.addEventListener("click", (event) => this.clicked(event), { capture: true, signal });
     this.watcher = new IntersectionObserver((seen) => {
       if (seen.some((entry) => entry.isIntersecting)) void this.load(false);
     }, { root, rootMargin: "600px" });
@@ -86,6 +90,8 @@ class StorePage {
       shortcuts("Slides", [
         { keys: "v", does: "pictures or table", run: () => this.setLayout(layout === "grid" ? "table" : "grid") },
         { keys: "ArrowRight ArrowLeft ArrowUp ArrowDown", does: "from slide to slide; Enter opens", run: (event) => this.walk(event.key) },
+        { keys: "l", does: "label slides by clicking them", run: () => this.marks.button.click() },
+        { keys: "1 2 3 4 5 6 7 8 9", shown: "1 … 9", does: "the label that a click gives", run: (event) => this.marks.choose(Number(event.key) - 1) },
         { keys: "", shown: "drop", does: "an image file: search for its like" },
       ]),
     );
@@ -98,6 +104,7 @@ class StorePage {
     this.asking?.abort();
     clearTimeout(this.timer);
     this.watcher.disconnect();
+    this.marks.destroy();
     for (const off of this.offs) off();
   }
 
@@ -127,7 +134,16 @@ class StorePage {
       this.panel.columns(columns);
       if (this.items.length) this.draw();
     }, () => undefined);
+    void this.marks.load();
     void this.load(true);
+  }
+
+  private clicked(event: MouseEvent): void {
+    const item = event.target instanceof Element ? event.target.closest<HTMLElement>("[data-slide]") : null;
+    if (!item?.dataset.slide || !this.marks.isOn() || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    event.stopPropagation();
+    void this.marks.mark(item.dataset.slide);
   }
 
   private changed(): void {
@@ -194,6 +210,7 @@ class StorePage {
     if (layout === "table") replace(this.body, slideTable(recipeKey(), this.items, this.columns));
     else if (added) this.body.append(...added.map((item) => slideCard(recipeKey(), item, this.columns)));
     else replace(this.body, ...this.items.map((item) => slideCard(recipeKey(), item, this.columns)));
+    this.marks.show(this.body);
   }
 
   private clear(): void {

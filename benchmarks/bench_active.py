@@ -1,11 +1,12 @@
 """How fast does the head follow the labels, and how many labels does a proposal save?
 
-    python benchmarks/bench_active.py [--fields EBHI_SEG] [--splits 20] [--labels 240] [--batch 12]
-                                      [--encoder beph-mini] [--name active]
+    python benchmarks/bench_active.py [--world drawn|ebhi|both] [--fields EBHI_SEG] [--splits 10]
+                                      [--labels 144] [--batch 12] [--encoder beph-mini] [--name active]
 
 **Refit**: seconds from labels to a head with its held-out figure, 5 folds by case, on drawn 768-d vectors of 6 classes.
 **Labels**: somebody who labels truly, a batch at a time, first from nothing: which tiles do they need? By `propose`
-(k-centre, then uncertain and diverse), by uncertainty alone, by k-centre alone, and at random. Two stores are labelled:
+(typical tiles, then uncertain and diverse), from k-centre and then as proposed, by uncertainty alone after the same
+start, and at random. Two stores are labelled:
 fields of EBHI-Seg (``--fields``, its folder; six classes of unequal size) assembled into slides and ingested, and drawn
 slides, each tile by what was drawn on most of it. A third of the cases is never labelled and tests the head after each
 batch; ``--splits`` draws of that third, the same for every way. Differences to random are paired by split; their
@@ -28,7 +29,7 @@ from common import conditions, write
 from numpy.typing import NDArray
 
 from beph_store.engine.active.labels import Label, Labels
-from beph_store.engine.active.picking import uncertainty
+from beph_store.engine.active.picking import directions, k_centre, uncertainty
 from beph_store.engine.active.places import marks_of
 from beph_store.engine.active.proposals import propose
 from beph_store.engine.active.refit import TileHead, refit
@@ -53,7 +54,7 @@ def refit_times(repeats: int = 7) -> list[dict[str, Any]]:
         truth = np.arange(count) % CLASSES
         case = np.arange(count) // CLASSES % 20
         shift = 0.7 * rng.normal(size=(20, DIM))
-        vectors = (means[truth] * 0.25 + shift[case] + rng.normal(size=(count, DIM))).astype(np.float32)
+        vectors = (means[truth] * 0.12 + shift[case] + rng.normal(size=(count, DIM))).astype(np.float32)
         fold = None if case.max() < 1 else (case % FOLDS).astype(np.int64)
         seconds = []
         for _ in range(repeats):
@@ -163,8 +164,16 @@ def by_uncertainty(
 def by_k_centre(
     world: World, pool: Rows, labels: Labels, head: TileHead | None, count: int, seed: int
 ) -> list[int]:
-    """As unlike each other and what is labelled as can be, all the way."""
-    return by_proposal(world, pool, labels, None, count, seed)
+    """Begins with tiles as unlike each other as can be; with a head, as proposed."""
+    if head is not None:
+        return by_proposal(world, pool, labels, head, count, seed)
+    free = _free(world, pool, labels)
+    vectors = world.table.flat.vectors
+    centre = vectors[free].mean(axis=0, dtype=np.float64)
+    known = np.array([mark_row(world, label) for label in labels.tiles.values()], np.int64)
+    return free[
+        k_centre(directions(vectors[free], centre), directions(vectors[known], centre), count)
+    ].tolist()
 
 
 def _free(world: World, pool: Rows, labels: Labels) -> Rows:
@@ -182,7 +191,7 @@ def mark_row(world: World, label: Label) -> int:
 WAYS: dict[str, Way] = {
     "proposed": by_proposal,
     "uncertain only": by_uncertainty,
-    "k-centre only": by_k_centre,
+    "begun by k-centre": by_k_centre,
     "random": by_chance,
 }
 
@@ -286,9 +295,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--fields", type=Path)
-    parser.add_argument("--splits", type=int, default=20)
-    parser.add_argument("--labels", type=int, default=240)
+    parser.add_argument("--world", choices=("drawn", "ebhi", "both"), default="drawn")
+    parser.add_argument("--fields", type=Path, help="folder of EBHI-Seg, for ebhi and both")
+    parser.add_argument("--splits", type=int, default=10)
+    parser.add_argument("--labels", type=int, default=144)
     parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--encoder", default="beph-mini")
     parser.add_argument("--name", default="active")
@@ -301,8 +311,8 @@ def main() -> None:
         "refit": {"dim": DIM, "classes": CLASSES, "folds": FOLDS, "times": refit_times()},
     }
     with tempfile.TemporaryDirectory() as folder:
-        worlds = [drawn(Path(folder), args.encoder)]
-        worlds += [ebhi(args.fields, Path(folder), args.encoder)] if args.fields else []
+        worlds = [drawn(Path(folder), args.encoder)] if args.world != "ebhi" else []
+        worlds += [ebhi(args.fields, Path(folder), args.encoder)] if args.world != "drawn" else []
         for world in worlds:
             data[world.name] = compared(world, args.splits, args.labels, args.batch)
     write(args.name, data)

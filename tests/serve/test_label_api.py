@@ -172,7 +172,7 @@ def test_the_head_follows_the_labels(lab) -> None:
 
 def test_proposals_are_diverse_first_and_then_unsure(lab) -> None:
     cold = lab.get("/labels/proposals", count=5)
-    assert (cold["method"], len(cold["proposals"])) == ("k-centre", 5)
+    assert (cold["method"], len(cold["proposals"])) == ("typical and diverse", 5)
     assert cold["proposals"][0]["uncertainty"] is None
     truly(lab, 60)
     labelled = {(one["slide"], one["tile"]) for one in lab.get("/labels/tiles")["labels"]}

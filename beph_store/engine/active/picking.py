@@ -1,7 +1,12 @@
 """Which of many tiles a person should label next: arrays in, positions out.
 
-* `k_centre`, before there is a head: each tile as far as possible from all that is labelled or taken. Greedy k-centre
-  is Gonzalez (Theoretical Computer Science 1985); as a way to choose what to label, Sener & Savarese (ICLR 2018).
+* `typical`, before there is a head: tiles in the middle of groups that hold no label yet, the largest groups first. The
+  method is that of TypiClust (Hacohen, Dekel & Weinshall, ICML 2022), which found that a head that knows nothing learns
+  most from what is common, and only later from what is odd; here the most typical of a k-means cluster is the one
+  nearest to its centre.
+* `k_centre`, the other way to begin: each tile as far as possible from all that is labelled or taken (greedy, Gonzalez,
+  Theoretical Computer Science 1985; to choose what to label, Sener & Savarese, ICLR 2018). It finds folds, pen and
+  edges first; `benchmarks/bench_active.py` compares.
 * `badge`, with a head: uncertain and unlike each other at once. The method is BADGE (Ash, Zhang, Krishnamurthy,
   Langford & Agarwal, ICLR 2020): the gradient of the loss by the head's weights, had the head been right with what it
   takes for the truth, is long where the head is unsure and points where it would learn something; k-means++ (Arthur &
@@ -19,6 +24,7 @@ Float32 = NDArray[np.float32]
 Index = NDArray[np.int64]
 
 _BLOCK = 512
+_GROUPS = 200
 
 
 def directions(vectors: NDArray[np.floating], centre: NDArray[np.floating]) -> Float32:
@@ -44,6 +50,36 @@ def k_centre(pool: Float32, labelled: Float32, count: int) -> Index:
         np.maximum(nearest, pool @ pool[best], out=nearest)
         nearest[best] = np.inf
     return np.array(taken, np.int64)
+
+
+def typical(pool: Float32, labelled: Float32, count: int, seed: int) -> Index:
+    """Up to ``count`` positions in ``pool`` (n, D), unit vectors, that stand for groups without a tile of ``labelled``.
+
+    Pool and labelled tiles are clustered into as many groups as there are labelled tiles and ``count`` together, at
+    most ``_GROUPS``; where too few are without a label, the largest others follow. One thread: the result does not
+    depend on how many cores there are.
+    """
+    from sklearn.cluster import MiniBatchKMeans  # half a second to import
+    from threadpoolctl import threadpool_limits
+
+    count = min(count, len(pool))
+    groups = min(len(pool), max(count, min(count + len(labelled), _GROUPS)))
+    with threadpool_limits(1):
+        means = MiniBatchKMeans(groups, n_init=3, batch_size=2048, max_iter=40, random_state=seed)
+        means.fit(np.concatenate([pool, labelled]) if len(labelled) else pool)
+        centres = np.asarray(means.cluster_centers_, np.float32)
+        half = (centres * centres).sum(axis=1) / 2
+        near = pool @ centres.T - half
+        taken_by = (labelled @ centres.T - half).argmax(axis=1)
+    group = near.argmax(axis=1)
+    size = np.bincount(group, minlength=groups)
+    known = np.bincount(taken_by, minlength=groups) > 0
+    order = [g for g in np.lexsort((np.arange(groups), -size, known)).tolist() if size[g]]
+    chosen = [int(np.flatnonzero(group == g)[near[group == g, g].argmax()]) for g in order[:count]]
+    # Groups that ran empty, as where tiles are all alike: what is farthest from all that is taken.
+    rest = np.setdiff1d(np.arange(len(pool)), chosen)
+    more = k_centre(pool[rest], np.concatenate([labelled, pool[chosen]]), count - len(chosen))
+    return np.array([*chosen, *rest[more].tolist()], np.int64)
 
 
 def badge(pool: Float32, probabilities: NDArray[np.floating], count: int, seed: int) -> Index:

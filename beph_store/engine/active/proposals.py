@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beph_store.engine.active.labels import Labels
-from beph_store.engine.active.picking import badge, directions, k_centre, uncertainty
+from beph_store.engine.active.picking import badge, directions, typical, uncertainty
 from beph_store.engine.active.places import place
 from beph_store.engine.active.refit import TileHead
 from beph_store.engine.search.table import SearchTable
@@ -20,10 +20,10 @@ POOL = 20_000
 #: Labelled tiles that new ones are kept away from while there is no head.
 _LABELLED = 2_000
 
-COLD = "k-centre"
+COLD = "typical and diverse"
 WARM = "uncertain and diverse"
 _WHY = {
-    COLD: "as unlike each other and what is labelled as can be: two classes are needed before the head can be unsure",
+    COLD: "typical of kinds of tissue that have no label yet (TypiClust, Hacohen et al. 2022)",
     WARM: "where the head is unsure, and unlike each other (BADGE, Ash et al. 2020)",
 }
 
@@ -75,7 +75,9 @@ def propose(
     pool = directions(vectors, centre)
     if head is None:
         known = rng.permutation(labelled)[:_LABELLED]
-        taken = k_centre(pool, directions(table.flat.vectors[np.sort(known)], centre), count)
+        taken = typical(
+            pool, directions(table.flat.vectors[np.sort(known)], centre), count, int(rng.integers(1 << 31))
+        )
         found = tuple(Proposal(int(row)) for row in rows[taken])
         return Proposals(labels.version, method, _WHY[method], len(rows), found)
     chances = head.probabilities(vectors)

@@ -21,9 +21,10 @@ from sksurv.util import Surv
 from starlette.testclient import TestClient
 
 from beph_store.cohort import ColumnChoice
+from beph_store.engine.study.applied import apply_head
 from beph_store.engine.study.attention import tile_values
 from beph_store.engine.study.data import load_study
-from beph_store.engine.study.job import apply_job, train_job
+from beph_store.engine.study.job import train_job
 from beph_store.engine.study.kept import keep_table
 from beph_store.engine.study.run import train_to
 from beph_store.engine.study.train import SplitOptions, TrainOptions
@@ -337,9 +338,7 @@ def test_predictions_of_all_slides_come_after_a_job_applied_the_head(world) -> N
     assert world.json("/api/heads/line")["predictions"] is None
     heard: list[tuple[int, int]] = []
     store = Store.open(world.planted.store)
-    result = apply_job(
-        store.layout.root, "line", world.jobs["line"].folder, progress=lambda a, b: heard.append((a, b))
-    )
+    result = apply_head(world.jobs["line"], store, "line", progress=lambda a, b: heard.append((a, b)))
     assert result == {"head": "line", "recipe": world.planted.key, "slides": 32, "cases": 24}
     assert heard[-1] == (24, 24)
     answer = world.client.get(url)

@@ -10,7 +10,7 @@ from typing import Any
 from beph_store.cohort import ColumnChoice, Task
 from beph_store.engine.study.train import SplitOptions, TrainOptions
 from beph_store.errors import HeadError, UsageError
-from beph_store.heads import HEADS, HeadOptions, Progress
+from beph_store.heads import HEADS, HeadOptions, Progress, head_row
 from beph_store.heads.options import resolved
 
 _LONGEST = 200
@@ -79,10 +79,17 @@ def _train_options(given: Mapping[str, Any]) -> TrainOptions:
 
 
 def steps(at: Progress, options: TrainOptions, task: Task) -> tuple[int, int]:
-    """(done, in all) of a training, in epochs; of splits that stopped early all epochs are done."""
+    """(done, in all) of a training, in ``unit``; of splits that stopped early all epochs are done."""
+    if unit(options) == "folds":
+        return at.split + 1, at.splits
     most = resolved(options.head, task).epochs or 1
     inside = most if at.epoch is None else min(at.epoch.number, most - 1)
     return at.split * most + inside, at.splits * most
+
+
+def unit(options: TrainOptions) -> str:
+    """What ``steps`` counts: epochs, or folds where the head is not trained by epochs."""
+    return "epochs" if head_row(options.head.head).needs_torch else "folds"
 
 
 def epoch_event(at: Progress, options: TrainOptions, task: Task) -> dict[str, Any] | None:

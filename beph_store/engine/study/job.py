@@ -1,4 +1,4 @@
-"""What a worker process does for a request: train a head, apply a head. Everything that it writes is in one folder."""
+"""What a worker process does for a request to train. Everything that it writes is in one folder."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from beph_store.engine.study.applied import apply_head
 from beph_store.engine.study.asked import epoch_event, steps, train_request
 from beph_store.engine.study.data import load_study
+from beph_store.engine.study.feasible import without_flags
 from beph_store.engine.study.kept import kept_table
 from beph_store.engine.study.run import TrainReport, train_to
-from beph_store.engine.study.trained import TrainedRun
 from beph_store.errors import BephStoreError, CohortError
 from beph_store.heads import Progress
 from beph_store.store import Store
@@ -31,9 +30,9 @@ def train_job(
 ) -> TrainReport:
     """Train as ``options`` say (see ``train_request``) and write what `train` writes to ``out``.
 
-    ``reading`` hears (tiles copied, tiles) while the flat copy is made, ``progress`` (epochs done, epochs), ``event``
-    every epoch as plain data. Raises UsageError for the options, and what ``load_study`` and ``train_to`` raise; a
-    table is called by its owner's name in their messages.
+    ``reading`` hears (tiles copied, tiles) while the flat copy is made, ``progress`` (done, in all) in ``asked.unit``,
+    ``event`` every epoch as plain data. Raises UsageError for the options, and what ``load_study`` and ``train_to``
+    raise; in their messages a table is called by its owner's name, and options are fields instead of flags.
     """
     asked = train_request(options)
     table = kept_table(Store.open(store), asked.cohort)
@@ -52,17 +51,8 @@ def train_job(
         request = {**options, "cohort_name": table.name}
         return train_to(out, study, asked.options, progress=heard, asked=request)
     except CohortError as error:
-        raise type(error)(str(error).replace(str(table.path), table.name)) from error
-
-
-def apply_job(
-    store: str | Path, head: str, folder: str | Path, *, progress: Count | None = None
-) -> dict[str, Any]:
-    """Ask the head in ``folder``, known as ``head``, about every slide and keep what it says in the store.
-
-    ``progress`` hears (cases done, cases). Returns ``{"head", "slides", "cases"}``. Raises HeadError, RecipeMismatch.
-    """
-    return apply_head(TrainedRun.open(folder), Store.open(store), head, progress=progress)
+        said = without_flags(str(error).replace(str(table.path), table.name))
+        raise type(error)(said) from error
 
 
 def failure(error: BaseException) -> str:

@@ -85,6 +85,7 @@ class Teller:
 
 def train(job: Job, folder: Folder, tell: Teller) -> dict[str, Any]:
     """Train a head; it lies in ``out`` and is called by the job's id."""
+    from beph_store.engine.study.asked import train_request, unit
     from beph_store.engine.study.job import train_job
 
     assert job.recipe is not None
@@ -95,7 +96,7 @@ def train(job: Job, folder: Folder, tell: Teller) -> dict[str, Any]:
         job.options,
         folder.out,
         reading=tell.count("tiles"),
-        progress=tell.count("epochs"),
+        progress=tell.count(unit(train_request(job.options).options)),
         event=tell.event,
     )
     metrics = {name: estimate.value for name, estimate in report.evaluation.metrics.items()}

@@ -10,7 +10,7 @@ import { labelPanel, type LabelPanel } from "../labels/panel.ts";
 import { go, link, remember, type Dispose, type Params, type View } from "../router.ts";
 import { hitsOn, search, takeDrops } from "../search/search.ts";
 import { markCard, onTray, tray } from "../search/tray.ts";
-import { recipeInfo, setRecipe } from "../session.ts";
+import { onRecipe, recipeInfo, setRecipe } from "../session.ts";
 import { neighbour } from "../store/order.ts";
 import { toastError } from "../toast.ts";
 import type { SlideInfo } from "../types.ts";
@@ -192,6 +192,8 @@ class SlidePage {
         },
       }),
       takeDrops(this.place, () => this.recipe),
+      // A slide is called the same under every recipe.
+      onRecipe((key) => { if (key !== this.recipe) go(slideLink(key, this.info.slide)); }),
       onTray(() => this.showHits()),
     );
   }

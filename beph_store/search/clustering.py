@@ -37,26 +37,26 @@ def cluster(sample: NDArray[np.floating], k: int, *, seed: int = 0) -> Clusterin
     """k-means of the directions of ``sample`` (n, D) from its mean, best of three starts; 0 is the largest cluster.
 
     Directions, because embeddings lie in a narrow cone whose axis drowns what differs. Fewer than ``k`` clusters where
-    the sample has fewer vectors. One thread: the sums, and so the result, do not depend on how many cores there are.
+    the sample has fewer vectors.
     """
     from sklearn.cluster import MiniBatchKMeans  # half a second to import
-    from threadpoolctl import threadpool_limits
 
     if k < 1 or not len(sample):
         raise SearchError("clusters need at least one vector, and at least 1 of them")
     mean = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
     unit = _directions(sample, mean)
     k = min(k, len(np.unique(unit[: 4 * k], axis=0)) if len(unit) <= 4 * k else k)
-    with threadpool_limits(1):
-        means = MiniBatchKMeans(k, n_init=3, batch_size=2048, max_iter=60, random_state=seed).fit(unit)
-        centres = np.asarray(means.cluster_centers_, np.float32)
-        counts = np.bincount(
-            Clustering(mean, centres, centres[:, 0], np.zeros(k, np.int64)).of(sample), minlength=k
-        )
-        order = np.argsort(-counts, kind="stable")[: max(1, int((counts > 0).sum()))]
-        centres = np.ascontiguousarray(centres[order])
-        half = (centres * centres).sum(axis=1) / 2
-        exemplar = (unit @ centres.T - half).argmax(axis=0)
+    means = MiniBatchKMeans(k, n_init=3, batch_size=2048, max_iter=60, random_state=seed).fit(unit)
+    centres = np.asarray(means.cluster_centers_, np.float32)
+    counts = np.bincount(
+        Clustering(mean, centres, centres[:, 0], np.zeros(k, np.int64)).of(sample), minlength=k
+    )
+    order = np.argsort(-counts, kind="stable")[: max(1, int((counts > 0).sum()))]
+    centres = np.ascontiguousarray(centres[order])
+    half = (centres * centres).sum(axis=1) / 2
+    near = unit @ centres.T - half
+    own = near.argmax(axis=1)[:, None] == np.arange(len(order))
+    exemplar = np.where(own, near, -np.inf).argmax(axis=0)
     share = (counts[order] / len(sample)).astype(np.float32)
     return Clustering(mean, centres, share, np.asarray(exemplar, np.int64))
 

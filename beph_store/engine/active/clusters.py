@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from beph_store.engine.active.threads import one_thread
 from beph_store.engine.search.table import SearchTable
 from beph_store.errors import SearchError, StoreError
 from beph_store.search.clustering import Clustering, cluster
@@ -70,7 +71,8 @@ def recipe_clusters(table: SearchTable, k: int = 8, *, seed: int = 0) -> RecipeC
     found = _read(path, sample.shape[1])
     kept: Path | None = path
     if found is None:
-        found = cluster(sample, k, seed=seed)
+        with one_thread():
+            found = cluster(sample, k, seed=seed)
         kept = _write(path, found)
     return RecipeClusters(found, rows[found.exemplar], len(rows), len(flat), kept)
 

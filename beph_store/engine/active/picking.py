@@ -56,21 +56,18 @@ def typical(pool: Float32, labelled: Float32, count: int, seed: int) -> Index:
     """Up to ``count`` positions in ``pool`` (n, D), unit vectors, that stand for groups without a tile of ``labelled``.
 
     Pool and labelled tiles are clustered into as many groups as there are labelled tiles and ``count`` together, at
-    most ``_GROUPS``; where too few are without a label, the largest others follow. One thread: the result does not
-    depend on how many cores there are.
+    most ``_GROUPS``; where too few are without a label, the largest others follow.
     """
     from sklearn.cluster import MiniBatchKMeans  # half a second to import
-    from threadpoolctl import threadpool_limits
 
     count = min(count, len(pool))
     groups = min(len(pool), max(count, min(count + len(labelled), _GROUPS)))
-    with threadpool_limits(1):
-        means = MiniBatchKMeans(groups, n_init=3, batch_size=2048, max_iter=40, random_state=seed)
-        means.fit(np.concatenate([pool, labelled]) if len(labelled) else pool)
-        centres = np.asarray(means.cluster_centers_, np.float32)
-        half = (centres * centres).sum(axis=1) / 2
-        near = pool @ centres.T - half
-        taken_by = (labelled @ centres.T - half).argmax(axis=1)
+    means = MiniBatchKMeans(groups, n_init=3, batch_size=2048, max_iter=40, random_state=seed)
+    means.fit(np.concatenate([pool, labelled]) if len(labelled) else pool)
+    centres = np.asarray(means.cluster_centers_, np.float32)
+    half = (centres * centres).sum(axis=1) / 2
+    near = pool @ centres.T - half
+    taken_by = (labelled @ centres.T - half).argmax(axis=1)
     group = near.argmax(axis=1)
     size = np.bincount(group, minlength=groups)
     known = np.bincount(taken_by, minlength=groups) > 0

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from beph_store.engine.active.labels import Labels
 from beph_store.engine.active.picking import badge, directions, typical, uncertainty
-from beph_store.engine.active.places import place
+from beph_store.engine.active.places import Rows, place
 from beph_store.engine.active.refit import TileHead
+from beph_store.engine.active.threads import one_thread
 from beph_store.engine.search.table import SearchTable
 from beph_store.errors import UsageError
 
@@ -70,28 +70,35 @@ def propose(
     method = COLD if head is None else WARM
     if not len(rows):
         return Proposals(labels.version, method, "every tile has a label", 0, ())
-    vectors = table.flat.vectors[rows]
-    centre = vectors.mean(axis=0, dtype=np.float64)
-    pool = directions(vectors, centre)
-    if head is None:
-        known = rng.permutation(labelled)[:_LABELLED]
-        taken = typical(
-            pool, directions(table.flat.vectors[np.sort(known)], centre), count, int(rng.integers(1 << 31))
-        )
-        found = tuple(Proposal(int(row)) for row in rows[taken])
-        return Proposals(labels.version, method, _WHY[method], len(rows), found)
-    chances = head.probabilities(vectors)
-    taken = badge(pool, chances, count, int(rng.integers(1 << 31)))
-    found = tuple(
-        Proposal(int(row), float(unsure), tuple(map(float, each)))
-        for row, unsure, each in zip(rows[taken], uncertainty(chances[taken]), chances[taken], strict=True)
-    )
+    with one_thread():
+        found = _found(table, rows, labelled, head, count, rng)
     return Proposals(labels.version, method, _WHY[method], len(rows), found)
 
 
-def _pool(
-    table: SearchTable, labelled: NDArray[np.int64], slides: Sequence[int] | None, rng: np.random.Generator
-) -> NDArray[np.int64]:
+def _found(
+    table: SearchTable,
+    rows: Rows,
+    labelled: Rows,
+    head: TileHead | None,
+    count: int,
+    rng: np.random.Generator,
+) -> tuple[Proposal, ...]:
+    vectors = table.flat.vectors[rows]
+    centre = vectors.mean(axis=0, dtype=np.float64)
+    pool, seed = directions(vectors, centre), int(rng.integers(1 << 31))
+    if head is None:
+        known = np.sort(rng.permutation(labelled)[:_LABELLED])
+        taken = typical(pool, directions(table.flat.vectors[known], centre), count, seed)
+        return tuple(Proposal(int(row)) for row in rows[taken])
+    chances = head.probabilities(vectors)
+    taken = badge(pool, chances, count, seed)
+    return tuple(
+        Proposal(int(row), float(unsure), tuple(map(float, each)))
+        for row, unsure, each in zip(rows[taken], uncertainty(chances[taken]), chances[taken], strict=True)
+    )
+
+
+def _pool(table: SearchTable, labelled: Rows, slides: Sequence[int] | None, rng: np.random.Generator) -> Rows:
     """Rising rows without a label, at most ``POOL`` of them."""
     if slides is None:
         rows = np.arange(len(table.flat), dtype=np.int64)

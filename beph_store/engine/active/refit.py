@@ -14,6 +14,7 @@ from beph_store.cohort.strata import generator, place
 from beph_store.engine.active.labels import Labels
 from beph_store.engine.active.places import Placed
 from beph_store.engine.active.places import place as placed_in
+from beph_store.engine.active.threads import one_thread
 from beph_store.engine.search.table import SearchTable
 from beph_store.errors import HeadError
 from beph_store.heads.tile_refit import refit as refit_vectors
@@ -124,7 +125,8 @@ def refit(table: SearchTable, labels: Labels, *, seed: int = 0) -> TileHead:
     learnt = whole.take(capped(whole.truth, whole.case, MAX_TILES, seed))
     vectors = table.flat.vectors[learnt.rows].astype(np.float32)
     by, fold, note = _folds(learnt, seed)
-    fitted = refit_vectors(vectors, learnt.truth, len(learnt.classes), fold)
+    with one_thread():
+        fitted = refit_vectors(vectors, learnt.truth, len(learnt.classes), fold)
     held_out = HeldOut(by, note)
     if fitted.held_out is not None and fold is not None:
         folds = len(np.unique(fold))

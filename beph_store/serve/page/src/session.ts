@@ -57,9 +57,22 @@ export function onRecipe(watch: (recipe: string) => void): () => void {
   return () => watchers.delete(watch);
 }
 
-/** `beph-mini · 0.5 µm/px` */
+/** `beph-mini · 0.5 µm/px`, and what else tells it from others of the store that would be called the same. */
 export function recipeName(recipe: RecipeInfo): string {
-  return `${recipe.encoder} · ${recipe.mpp} µm/px`;
+  const name = (each: RecipeInfo): string => `${each.encoder} · ${each.mpp} µm/px`;
+  const alike = storeInfo().recipes.filter((each) => name(each) === name(recipe));
+  if (alike.length < 2) return name(recipe);
+  const mine = traits(recipe);
+  const other = [...mine].filter(([trait, value]) => alike.some((each) => traits(each).get(trait) !== value));
+  const said = other.map(([trait, value]) => (value === "none" ? `no ${trait}` : `${trait} ${value}`).replaceAll("_", " "));
+  return [name(recipe), ...(said.length ? said : [recipe.key.slice(0, 6)])].join(" · ");
+}
+
+/** How tiles are cut and encoded, in words and numbers. */
+function traits(recipe: RecipeInfo): Map<string, string> {
+  const { tile, encoder } = recipe.recipe;
+  const every = [...Object.entries(tile), ["precision", encoder.precision] as const];
+  return new Map(every.map(([trait, value]) => [trait, value === null || value === undefined ? "none" : String(value)]));
 }
 
 function kept(): string {

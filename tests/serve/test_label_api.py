@@ -8,7 +8,9 @@ import json
 import urllib.parse
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,12 +49,26 @@ NAME = "c00/s0.svs"
 SLIDE = handle(NAME)
 
 
-@pytest.fixture
-def lab(tmp_path) -> Iterator[Lab]:
-    tissue = grow(tmp_path, slides=6)
+@contextmanager
+def opened(folder: Path) -> Iterator[Lab]:
+    tissue = grow(folder, slides=6)
     root = f"/api/recipes/{tissue.table.flat.recipe_key}"
     with client_of(tissue.store, allow_write=True) as client, client_of(tissue.store) as reader:
         yield Lab(client, reader, tissue, root)
+
+
+@pytest.fixture
+def lab(tmp_path) -> Iterator[Lab]:
+    with opened(tmp_path) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory) -> Iterator[Lab]:
+    """For requests that are refused: it stays without a label."""
+    with opened(tmp_path_factory.mktemp("untouched")) as lab:
+        yield lab
+        assert lab.get("/labels/tiles")["version"] == 0
 
 
 def test_labels_are_given_by_tile_point_and_region_and_undone(lab) -> None:
@@ -250,12 +266,12 @@ def test_a_server_that_only_reads_writes_no_label(lab) -> None:
         ({"slide": 3, "tile": 1, "label": "a"}, 422),
     ],
 )
-def test_labels_that_cannot_be_meant_are_refused_and_nothing_is_written(lab, entry, status) -> None:
+def test_labels_that_cannot_be_meant_are_refused_and_nothing_is_written(untouched, entry, status) -> None:
     good = {"slide": SLIDE, "tile": 2, "label": "fat"}
     body = {"who": "Ann", "labels": [good, {"slide": SLIDE, **entry}]}
-    answer = lab.client.post(lab.root + "/labels/tiles", json=body)
+    answer = untouched.client.post(untouched.root + "/labels/tiles", json=body)
     assert (answer.status_code, set(answer.json())) == (status, {"error"}), answer.text
-    assert lab.get("/labels/tiles")["version"] == 0
+    assert untouched.get("/labels/tiles")["version"] == 0
 
 
 @pytest.mark.parametrize(
@@ -271,15 +287,15 @@ def test_labels_that_cannot_be_meant_are_refused_and_nothing_is_written(lab, ent
         {"who": "Ann", "labels": [{"tile": 1, "label": "a"}] * 1001},
     ],
 )
-def test_bodies_that_cannot_be_meant_are_refused(lab, body) -> None:
+def test_bodies_that_cannot_be_meant_are_refused(untouched, body) -> None:
     for entry in body.get("labels", []):
         if isinstance(entry, dict):
             entry["slide"] = SLIDE
-    answer = lab.client.post(lab.root + "/labels/tiles", json=body)
+    answer = untouched.client.post(untouched.root + "/labels/tiles", json=body)
     assert (answer.status_code, set(answer.json())) == (422, {"error"})
     for rest in ("/labels/tiles", "/labels/slides", "/labels/proposals", "/labels/refit"):
         method = "POST" if rest.endswith("refit") else "GET"
-        assert lab.client.request(method, f"/api/recipes/none{rest}").status_code == 404
+        assert untouched.client.request(method, f"/api/recipes/none{rest}").status_code == 404
 
 
 def test_clusters_have_the_same_numbers_on_all_slides(lab) -> None:

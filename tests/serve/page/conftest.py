@@ -98,7 +98,9 @@ def drawn(browser, tmp_path_factory) -> World:
         rows = list(csv.DictReader(file))
     (slides / rows[-1]["slide_id"]).rename(slides / NASTY)
     rows[-1] |= {"slide_id": NASTY, "path": NASTY}
-    ingest([slides], folder / "S", options=IngestOptions(mpp=1.0), manifest=table(slides / "manifest.csv", rows))
+    ingest(
+        [slides], folder / "S", options=IngestOptions(mpp=1.0), manifest=table(slides / "manifest.csv", rows)
+    )
     (record,) = Store.open(folder / "S").recipes()
     labels = table(slides / "labels.csv", rows).read_text()
     return World(

@@ -195,6 +195,26 @@ def search(studio: Studio) -> None:
     studio.tab.see("[data-view=slide][data-state=loaded][data-overlay-state=ready]", timeout=60_000)
 
 
+def labels(studio: Studio) -> None:
+    """Tiles of two classes were labelled; their head lies over the slide, and proposes what to label next."""
+    base = f"/api/recipes/{studio.recipe}/slides/{handle(SHOWN)}"
+    scores = studio.tab.api(f"{base}/head/{studio.heads['Carcinoma or not']}.json?class=carcinoma")["values"]
+    grid = studio.tab.api(f"{base}/grid.json")
+    order = sorted(range(len(scores)), key=lambda at: scores[at])
+    given = [(at, "tumour") for at in order[-40:-10:3]] + [(at, "edge") for at in order[5:35:3]]
+    entries = [{"slide": handle(SHOWN), "tile": grid["tile"][at], "label": label} for at, label in given]
+    studio.tab.api(f"/api/recipes/{studio.recipe}/labels/tiles", {"who": "Ann", "labels": entries})
+    studio.go(f"#/slides/{studio.recipe}/{handle(SHOWN)}?overlay=classes%3Atumour")
+    studio.tab.see("[data-view=slide][data-state=loaded][data-overlay=classes][data-overlay-state=ready]")
+    studio.tab.test("mode-label").click()
+    studio.tab.see("[data-test=label-panel][data-state=fitted]")
+    studio.tab.test("only-here").check()
+    studio.tab.test("propose").click()
+    studio.tab.see("#tray[data-kind=proposals][data-state=ready] [data-test=hit]")
+    studio.tab.page.wait_for_timeout(800)
+    studio.tab.see("[data-view=slide][data-state=loaded][data-overlay-state=ready]")
+
+
 def train(studio: Studio) -> None:
     studio.go(f"#/train?cohort={studio.heads['cohort']}")
     studio.tab.see_test("understood")
@@ -232,6 +252,7 @@ STAGES: dict[str, Callable[[Studio], None]] = {
     "slides": slides,
     "slide": slide,
     "search": search,
+    "labels": labels,
     "train": train,
     "jobs": jobs,
     "heads": heads,

@@ -45,8 +45,8 @@ export function bestEpoch(curve: readonly CurvePoint[]): number | null {
 export function curveChart(
   fold: FoldCurve,
   domain: { x: [number, number]; y: [number, number] },
-  width = 300,
-  height = 190,
+  width = 270,
+  height = 185,
 ): SVGSVGElement {
   const figure = frame(
     { width, height, ...BOX },

@@ -4,7 +4,7 @@ import { intervalChart } from "../charts/intervals.ts";
 import { h, icon, type Child } from "../dom.ts";
 import { ago, count, fixed } from "../format.ts";
 import { link } from "../router.ts";
-import { isWritable, recipeInfo, recipeName } from "../session.ts";
+import { isWritable, recipeInfo, recipeName, storeInfo } from "../session.ts";
 import { chanceOf, TASKS, type HeadList, type HeadListItem } from "../studies.ts";
 
 export function headList(found: HeadList): Child {
@@ -20,9 +20,9 @@ export function headList(found: HeadList): Child {
           h(
             "thead",
             null,
-            h("tr", null, ["head", "task", "classes", "recipe"].map((name) => h("th", null, name)), h("th", { class: "number" }, "cases"), h("th", { class: "number" }, "figure"), h("th", { class: "interval-column" }, "95 % interval, chance dotted"), h("th", null, "trained")),
+            h("tr", null, ["head", "task", "classes"].map((name) => h("th", null, name)), telling(found.heads) && h("th", null, "recipe"), h("th", { class: "number" }, "cases"), h("th", { class: "number" }, "figure"), h("th", { class: "interval-column" }, "95 % interval, chance dotted"), h("th", null, "trained")),
           ),
-          h("tbody", null, found.heads.map(row)),
+          h("tbody", null, found.heads.map((head) => row(head, telling(found.heads)))),
         ),
       ),
     found.unreadable.map((one) =>
@@ -31,7 +31,12 @@ export function headList(found: HeadList): Child {
   ];
 }
 
-function row(head: HeadListItem): HTMLTableRowElement {
+/** Whether the recipe says anything: not where there is one only. */
+function telling(heads: readonly HeadListItem[]): boolean {
+  return storeInfo().recipes.length > 1 || heads.some((head) => !head.in_store);
+}
+
+function row(head: HeadListItem, withRecipe: boolean): HTMLTableRowElement {
   const recipe = recipeInfo(head.recipe);
   const best = head.headline;
   const address = link("/heads/:id", { id: head.head });
@@ -39,13 +44,13 @@ function row(head: HeadListItem): HTMLTableRowElement {
     "tr",
     { "data-test": "head", "data-head": head.head, "data-open": "", onclick: (event: MouseEvent) => { if (!(event.target as HTMLElement).closest("a")) location.hash = address; } },
     h("td", null, h("a", { href: address }, h("b", null, head.title)), head.predictions && h("span", { class: "chip", "data-tone": head.predictions.stale ? "warn" : "good" }, head.predictions.stale ? "predictions of before" : "applied")),
-    h("td", null, TASKS[head.task], h("span", { class: "muted small" }, ` · ${head.kind}`)),
+    h("td", { class: "nowrap" }, TASKS[head.task], h("span", { class: "muted small" }, ` · ${head.kind}`)),
     h("td", { class: "clip classes-cell" }, head.classes.join(", ") || "–"),
-    h("td", null, recipe ? recipeName(recipe) : h("span", { class: "chip", "data-tone": "warn" }, `${head.encoder}, not in this store`)),
+    withRecipe && h("td", null, recipe ? recipeName(recipe) : h("span", { class: "chip", "data-tone": "warn" }, `${head.encoder}, not in this store`)),
     h("td", { class: "number" }, count(head.cases)),
-    h("td", { class: "number" }, best ? [h("span", { class: "muted small" }, `${best.title} `), h("b", null, fixed(best.value))] : "–"),
+    h("td", { class: "number nowrap" }, best ? [h("span", { class: "muted small" }, `${best.title} `), h("b", null, fixed(best.value))] : "–"),
     h("td", { class: "interval-column" }, best && intervalChart(best.title, { value: best.value, low: best.ci_low, high: best.ci_high, folds: [] }, chanceOf(best.name, head.classes.length), 200)),
-    h("td", { class: "muted" }, ago(head.trained_at)),
+    h("td", { class: "muted nowrap" }, ago(head.trained_at)),
   );
 }
 

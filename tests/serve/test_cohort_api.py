@@ -93,6 +93,7 @@ def test_the_same_content_is_the_same_table_under_its_last_name(client, planted)
         t["name"] for t in client.get("/api/cohorts").json()["cohorts"] if t["cohort"] == first["cohort"]
     ]
     assert named == ["two"]
+    assert client.get("/api/cohorts").json()["cohorts"][0]["name"] == "two"
     tabs = upload(client, body.replace(b",", b"\t"), kind="text/tab-separated-values")
     assert tabs["cohort"] != first["cohort"]
     assert [c["name"] for c in tabs["columns"]] == [c["name"] for c in first["columns"]]
@@ -220,7 +221,12 @@ def test_a_check_of_survival_counts_events(client, planted) -> None:
 
 
 @pytest.mark.parametrize(
-    ("normal", "cure"), [(3, "Use 3 folds (folds), or add cases of it."), (1, "Add cases of it.")]
+    ("normal", "cure"),
+    [
+        (4, "Use 4 folds (folds), or add cases of it."),
+        (2, "Use 2 folds (folds), or add cases of it."),
+        (1, "Add cases of it."),
+    ],
 )
 def test_too_few_cases_of_a_class_are_explained_with_the_cure(
     client, planted, normal: int, cure: str
@@ -286,7 +292,9 @@ def test_a_check_says_what_training_would(client, planted, tmp_path, folds: int)
         sizes = [(len(split.train), len(split.val), len(split.test)) for split in report.training.splits]
         assert [(s["train"], s["val"], s["test"]) for s in said["splits"]] == sizes
     else:
-        with pytest.raises(CohortError, match=r"6 cases of class 'normal', too few"):
+        with pytest.raises(
+            CohortError, match=r"6 cases of class 'normal', too few for 7 folds: pass folds 6"
+        ):
             train_job(planted.store, planted.key, options, tmp_path / "out")
     assert said["ok"] == (folds <= 6)
 

@@ -100,13 +100,15 @@ def kept_tables(store: Store) -> dict[str, KeptTable]:
         try:
             about = json.loads(record.read_bytes())
             name, kind = str(about.pop("name")), about.pop("kind")
+            # Dates are in seconds; within one, the file system knows better.
+            written = (str(about.get("uploaded_at")), record.stat().st_mtime_ns)
         except (OSError, ValueError, KeyError, AttributeError, TypeError):
             continue
         path = record.with_suffix(kind if kind in KINDS else ".csv")
         if path.is_file():
-            found.append(KeptTable(record.stem, name, path, about))
-    found.sort(key=lambda table: (str(table.about.get("uploaded_at")), table.id))
-    return {table.id: table for table in found}
+            found.append((written, KeptTable(record.stem, name, path, about)))
+    found.sort(key=lambda one: one[0])
+    return {table.id: table for _, table in found}
 
 
 def kept_table(store: Store, table: str) -> KeptTable:

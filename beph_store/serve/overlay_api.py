@@ -101,7 +101,7 @@ async def read_tissue(request: Request) -> Response:
 
 
 def slide_form(request: Request) -> str:
-    """json or bin, from the end of the path; 404 for any other."""
+    """What the path ends in, json or bin; 404 for anything else."""
     form: str = request.path_params["format"]
     if form not in ("json", "bin"):
         raise missing("this ends in json or bin")

@@ -88,6 +88,7 @@ async def list_slides(request: Request) -> Response:
             )
         counts = dict(kept.group_by("status").len().iter_rows())
         kept = kept if status is None else kept.filter(pl.col("status") == status)
+        kept = _ordered(kept, asked.get("order"))
         shown = [_row(row, desk) for row in kept.slice(offset, limit).iter_rows(named=True)]
         return {
             "slides": shown,
@@ -115,6 +116,16 @@ def _where(frame: pl.DataFrame, condition: str) -> pl.DataFrame:
     except (pl.exceptions.PolarsError, ValueError, TypeError) as error:
         why = (str(error).splitlines() or ["?"])[0]
         raise QueryError(f"where: {why}; columns: {', '.join(known.columns)}") from error
+
+
+def _ordered(frame: pl.DataFrame, order: str | None) -> pl.DataFrame:
+    if order is None:
+        return frame
+    column = order.removeprefix("-")
+    known = [name for name in frame.columns if name != "slide"]
+    if column not in known:
+        raise malformed(f"order: no column {column[:60]!r}; there are {', '.join(known)}")
+    return frame.sort(column, descending=order.startswith("-"), nulls_last=True, maintain_order=True)
 
 
 def _row(row: dict[str, Any], desk: Desk) -> dict[str, Any]:
@@ -254,7 +265,7 @@ ENDPOINTS = (
     Endpoint(
         "GET",
         "/api/recipes/{recipe}/slides",
-        "Slides, filtered, in the order of their ids",
+        "Slides, filtered, in the order of their ids or of a column",
         list_slides,
         {
             "application/json": record(
@@ -274,6 +285,7 @@ ENDPOINTS = (
             Parameter(
                 "where", "SQL condition over the columns of slides and labels, without functions", STRING
             ),
+            Parameter("order", "column to order by, with - before it the largest first", STRING),
             Parameter("offset", "how many to leave out", {"type": "integer", "default": 0}),
             Parameter("limit", "how many at most", {"type": "integer", "default": 200, "maximum": 1000}),
         ),

@@ -57,11 +57,25 @@ def test_filters(served, query: str, found: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("order", "found"),
+    [
+        ("age", ["drawn.tif", NASTY, "broken.tif"]),
+        ("-age", [NASTY, "drawn.tif", "broken.tif"]),  # what has no value comes last
+        ("-slide_id", sorted([NASTY, "broken.tif", "drawn.tif"], reverse=True)),
+    ],
+)
+def test_the_order_may_be_a_columns(served, order: str, found: list[str]) -> None:
+    assert ids(served.json(f"/api/recipes/{served.key}/slides?order={order}")) == found
+
+
+@pytest.mark.parametrize(
     "query",
     [
         "status=gone",
         "limit=0",
         "limit=1001",
+        "order=nothing",
+        "order=slide",
         "offset=-1",
         "offset=1e3",
         "offset=99999999999999999999",

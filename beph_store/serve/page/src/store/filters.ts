@@ -12,10 +12,12 @@ export interface Filters {
   /** Column to least and most, as typed. */
   ranges: Map<string, [string, string]>;
   where: string;
+  /** Column to order by, `-` before it for the largest first; "" is by id. */
+  order: string;
 }
 
 export function noFilters(): Filters {
-  return { q: "", status: "", labels: new Map(), ranges: new Map(), where: "" };
+  return { q: "", status: "", labels: new Map(), ranges: new Map(), where: "", order: "" };
 }
 
 /** As a query of the API. */
@@ -30,6 +32,7 @@ export function queryOf(filters: Filters): URLSearchParams {
   ]);
   const where = [...parts, filters.where.trim() && `(${filters.where.trim()})`].filter(Boolean).join(" AND ");
   if (where) asked.set("where", where);
+  if (filters.order) asked.set("order", filters.order);
   return asked;
 }
 
@@ -39,7 +42,7 @@ function isNumber(text: string): boolean {
 }
 
 export function isFiltered(filters: Filters): boolean {
-  return queryOf(filters).size > 0;
+  return queryOf({ ...filters, order: "" }).size > 0;
 }
 
 const STATUSES: readonly (readonly [SlideStatus, string])[] = [["done", "Embedded"], ["empty", "Without tissue"], ["failed", "Failed"]];

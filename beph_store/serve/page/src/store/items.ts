@@ -32,7 +32,14 @@ function picture(recipe: string, item: SlideItem, px: number): Child {
   return [image, item.status === "empty" && h("span", { class: "chip card-state", "data-tone": "warn" }, "no tissue")];
 }
 
-export function slideTable(recipe: string, items: readonly SlideItem[], columns: readonly LabelColumn[]): HTMLElement {
+/** How a table is ordered, as the API has it, and what to call for another order. */
+export interface Ordering {
+  readonly order: string;
+  readonly choose: (order: string) => void;
+}
+
+export function slideTable(recipe: string, items: readonly SlideItem[], columns: readonly LabelColumn[], ordering: Ordering): HTMLElement {
+  const head = (title: string, column: string, kind = ""): HTMLElement => heading(title, column, kind, ordering);
   const shown = columns.slice(0, TABLE_LABELS);
   const failed = items.some((item) => item.status === "failed");
   return h(
@@ -42,10 +49,21 @@ export function slideTable(recipe: string, items: readonly SlideItem[], columns:
       "table",
       { class: "table slides-table" },
       h("thead", null, h("tr", null,
-        h("th", null, h("span", { class: "visually-hidden" }, "Picture")), h("th", null, "Slide"), h("th", null, "Case"), shown.map((column) => h("th", null, column.name)),
-        h("th", null, "State"), h("th", { class: "number" }, "Tiles"), h("th", { class: "number" }, "Size, px"), h("th", { class: "number" }, "Scale"), h("th", null, failed ? "Ingested, or why not" : "Ingested"))),
+        h("th", null, h("span", { class: "visually-hidden" }, "Picture")), head("Slide", "slide_id"), head("Case", "case_id"), shown.map((column) => head(column.name, column.name)),
+        head("State", "status"), head("Tiles", "tiles", "number"), head("Size, px", "width_l0", "number"), head("Scale", "mpp_x", "number"), head(failed ? "Ingested, or why not" : "Ingested", "created_at"))),
       h("tbody", null, items.map((item) => row(recipe, item, shown))),
     ),
+  );
+}
+
+/** A column's title: a click orders by it, another one the other way round, a third by id again. */
+function heading(title: string, column: string, kind: string, { order, choose }: Ordering): HTMLElement {
+  const now = order === column ? "ascending" : order === `-${column}` ? "descending" : "none";
+  const next = { none: column, ascending: `-${column}`, descending: "" }[now];
+  return h(
+    "th",
+    { class: kind, "aria-sort": now },
+    h("button", { class: "heading", "data-test": `order-${column}`, title: `Order by ${title.toLowerCase()}`, onclick: () => choose(next) }, title, now !== "none" && icon(now === "ascending" ? "up" : "down")),
   );
 }
 

@@ -207,14 +207,23 @@ class StorePage {
       return;
     }
     this.body.dataset.layout = layout;
-    if (layout === "table") replace(this.body, slideTable(recipeKey(), this.items, this.columns));
+    if (layout === "table") replace(this.body, slideTable(recipeKey(), this.items, this.columns, { order: filters.order, choose: (order) => this.orderBy(order) }));
     else if (added) this.body.append(...added.map((item) => slideCard(recipeKey(), item, this.columns)));
     else replace(this.body, ...this.items.map((item) => slideCard(recipeKey(), item, this.columns)));
     this.marks.show(this.body);
   }
 
+  /** Keeps the keyboard where it was: the table is drawn anew. */
+  private orderBy(order: string): void {
+    const column = (order || filters.order).replace(/^-/, "");
+    filters.order = order;
+    void this.load(true, Math.max(PAGE, this.items.length)).then(() => {
+      this.body.querySelector<HTMLElement>(`[data-test="${CSS.escape(`order-${column}`)}"]`)?.focus();
+    });
+  }
+
   private clear(): void {
-    Object.assign(filters, noFilters());
+    Object.assign(filters, noFilters(), { order: filters.order });
     this.search.value = "";
     this.changed();
   }

@@ -54,7 +54,9 @@ def test_a_csv_is_uploaded_understood_trained_and_its_auroc_and_heatmap_are_seen
     assert f"{metric['value']:.3f}" == f"{shown:.3f}"
     cells = [int(text.split()[0]) for text in tab.test("confusion").locator("td b").all_inner_texts()]
     assert sum(cells) == 10
-    tab.see_test("roc", " svg.chart")
+    tab.see_test("roc", " svg.chart[tabindex]").focus()
+    tab.page.keyboard.press("ArrowLeft")
+    assert "specificity 0.00" in tab.see_test("roc", " .tip-text").text_content()
 
     tab.see("[data-test=cases-panel][data-state=ready]")
     worst = tab.page.locator("[data-test=cases] tr").first
@@ -62,6 +64,20 @@ def test_a_csv_is_uploaded_understood_trained_and_its_auroc_and_heatmap_are_seen
     worst.locator("[data-test=heatmap]").first.click()
     tab.see("[data-view=slide][data-overlay=head][data-overlay-state=ready]", timeout=60_000)
     assert head in tab.page.url
+
+
+def test_a_table_may_be_dropped(tab, drawn: World):
+    tab.open("#/train")
+    tab.see("[data-view=train][data-state=ready]")
+    make = "text => { const made = new DataTransfer(); made.items.add(new File([text], 'dropped.tsv')); return made; }"
+    carried = tab.page.evaluate_handle(make, drawn.labels.replace(",", "\t"))
+    tab.page.dispatch_event("[data-test=drop]", "drop", {"dataTransfer": carried})
+    assert "10 cases, 13 slides" in tab.see_test("ready").inner_text()
+    assert tab.test("tables").inner_text().count("dropped.tsv") == 1
+    tab.page.locator("[aria-label='Delete dropped.tsv']").click()
+    tab.see_test("yes").click()
+    tab.page.locator("[data-test=table]", has_text="dropped.tsv").wait_for(state="detached")
+    assert tab.test("start").count() == 0
 
 
 def test_the_head_survives_a_reload(tab, trained):
@@ -83,6 +99,7 @@ def test_a_head_is_applied_to_all_slides(tab, trained):
     tab.see("[data-test=predictions][data-state=made]")
     tab.test("show-predictions").click()
     assert tab.see_test("predictions-table").locator("tbody tr").count() == 13
+    assert tab.test("predictions-table").locator("tbody a").count() == 13
     with tab.page.expect_download() as saved:
         tab.test("download").click()
     assert saved.value.suggested_filename.endswith(".zip")

@@ -1,13 +1,14 @@
 /** What the head says of all slides of the store, once it was applied to them. */
 
-import { isAbort, post, reason, text } from "../api.ts";
-import { h, icon, replace } from "../dom.ts";
+import { get, isAbort, post, reason, text, url } from "../api.ts";
+import { h, icon, replace, type Child } from "../dom.ts";
 import { ago, counted, fixed } from "../format.ts";
 import { go, link } from "../router.ts";
 import { isWritable } from "../session.ts";
 import type { HeadDetail } from "../studies.ts";
 import { toast, toastError } from "../toast.ts";
-import type { Job } from "../types.ts";
+import type { Job, SlideList } from "../types.ts";
+import { heatmapLink } from "./cases.ts";
 import { parseCsv } from "./csv.ts";
 
 const SHOWN = 200;
@@ -30,7 +31,8 @@ export function predictionsPanel(head: HeadDetail, signal: AbortSignal): HTMLEle
   const show = async (button: HTMLButtonElement): Promise<void> => {
     button.disabled = true;
     try {
-      replace(place, table(parseCsv(await text(`${address}?by=slide`, signal))));
+      const rows = parseCsv(await text(`${address}?by=slide`, signal));
+      replace(place, table(head, rows, await handles(head, signal)));
       button.remove();
     } catch (thrown) {
       button.disabled = false;
@@ -57,9 +59,22 @@ export function predictionsPanel(head: HeadDetail, signal: AbortSignal): HTMLEle
   );
 }
 
-function table(rows: readonly (readonly string[])[]): HTMLElement {
-  const [first, ...rest] = rows;
-  const numeric = (first ?? []).map((_, i) => rest.length > 0 && rest.every((row) => row[i] === "" || Number.isFinite(Number(row[i]))));
+/** Names of slides to the handles of their addresses; of the first thousand, more is not shown here. */
+async function handles(head: HeadDetail, signal: AbortSignal): Promise<Map<string, string>> {
+  const found = await get<SlideList>(url(`/api/recipes/${head.recipe}/slides`, { limit: 1000 }), signal);
+  return new Map(found.slides.map((slide) => [slide.slide_id, slide.slide]));
+}
+
+function table(head: HeadDetail, rows: readonly (readonly string[])[], slides: ReadonlyMap<string, string>): HTMLElement {
+  const [first = [], ...rest] = rows;
+  const name = first.indexOf("slide_id");
+  const predicted = first.indexOf("predicted");
+  const cell = (row: readonly string[], value: string, i: number): Child => {
+    const slide = i === name ? slides.get(value) : undefined;
+    const of = head.kind === "linear" && predicted >= 0 ? row[predicted] : null;
+    return slide === undefined ? shown(value, i) : h("a", { href: heatmapLink(head, slide, of), title: "the slide under the heatmap" }, value);
+  };
+  const numeric = first.map((_, i) => rest.length > 0 && rest.every((row) => row[i] === "" || Number.isFinite(Number(row[i]))));
   const shown = (value: string, i: number): string => (numeric[i] && value !== "" && !/^-?\d+$/.test(value) ? fixed(Number(value)) : value);
   return h(
     "div",
@@ -67,8 +82,8 @@ function table(rows: readonly (readonly string[])[]): HTMLElement {
     h(
       "table",
       { class: "table", "data-test": "predictions-table" },
-      h("thead", null, h("tr", null, (first ?? []).map((name, i) => h("th", { class: numeric[i] ? "number" : null }, name)))),
-      h("tbody", null, rest.slice(0, SHOWN).map((row) => h("tr", null, row.map((value, i) => h("td", { class: numeric[i] ? "number" : null }, shown(value, i)))))),
+      h("thead", null, h("tr", null, first.map((name, i) => h("th", { class: numeric[i] ? "number" : null }, name)))),
+      h("tbody", null, rest.slice(0, SHOWN).map((row) => h("tr", null, row.map((value, i) => h("td", { class: numeric[i] ? "number" : null }, cell(row, value, i)))))),
     ),
     rest.length > SHOWN && h("p", { class: "muted small panel-body" }, `The first ${SHOWN} of ${rest.length}; the file has all.`),
   );

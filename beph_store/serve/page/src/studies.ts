@@ -163,6 +163,24 @@ export function isLive(job: Job): boolean {
   return LIVE.includes(job.state);
 }
 
+const METRICS: Readonly<Record<string, string>> = { brier: "Brier score", ece: "calibration error", log_loss: "log loss", f1: "F1", auroc: "AUROC", auprc: "average precision" };
+
+/** What a metric is called in the page, where the server has only its short name: `recall[high]` is "recall of high". */
+export function metricTitle(name: string, title: string): string {
+  if (title !== name) return title;
+  const [, what = name, of] = /^([^[]+)\[(.*)\]$/s.exec(name) ?? [];
+  const known = METRICS[what] ?? what.replaceAll("_", " ");
+  return of === undefined ? known : `${known} of ${of}`;
+}
+
+/** Splits are numbered from 0 in files, from 1 in sentences: "fold-0" is "fold 1". */
+export function splitTitle(name: string): string {
+  const ours = /^(?:repeat-(\d+)-)?fold-(\d+)$/.exec(name);
+  if (!ours) return name;
+  const fold = `fold ${Number(ours[2]) + 1}`;
+  return ours[1] === undefined ? fold : `repeat ${Number(ours[1]) + 1}, ${fold}`;
+}
+
 /** What chance reaches, where one number says it. */
 export function chanceOf(metric: string, classes: number): number | null {
   if (/^auroc/.test(metric) || /^cindex/.test(metric) || metric === "auc_t") return 0.5;

@@ -3,6 +3,7 @@ import test from "node:test";
 
 import { parseCsv } from "../src/heads/csv.ts";
 import { hasGap, NOTHING, told } from "../src/jobs/story.ts";
+import { metricTitle, splitTitle } from "../src/studies.ts";
 import { eventWords, inOrder, progressWords, seconds } from "../src/jobs/words.ts";
 import { classesOf, FIRST, likelyTarget, likelyTask, mediaType, options, question } from "../src/train/choices.ts";
 
@@ -74,4 +75,13 @@ test("a table with a tab in its first line is TSV", () => {
 test("CSV with quotes, line ends and empty cells", () => {
   assert.deepEqual(parseCsv('a,b\r\n"x, ""y""",\n"two\nlines",3'), [["a", "b"], ['x, "y"', ""], ["two\nlines", "3"]]);
   assert.deepEqual(parseCsv(""), []);
+});
+
+test("metrics and splits are called as people call them", () => {
+  assert.equal(metricTitle("recall[high <b>]", "recall[high <b>]"), "recall of high <b>");
+  assert.equal(metricTitle("brier", "brier"), "Brier score");
+  assert.equal(metricTitle("auroc", "AUROC"), "AUROC");
+  assert.equal(splitTitle("fold-0"), "fold 1");
+  assert.equal(splitTitle("repeat-1-fold-4"), "repeat 2, fold 5");
+  assert.equal(splitTitle("splits_0 a2"), "splits_0 a2"); // handed over: somebody else's names
 });

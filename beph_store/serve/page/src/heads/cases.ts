@@ -8,6 +8,7 @@ import { slideLink } from "../slide/address.ts";
 import type { HeadCase, HeadCases, HeadDetail } from "../studies.ts";
 import { toastError } from "../toast.ts";
 
+const FIRST_PAGE = 25;
 const PAGE = 100;
 type Sort = "error" | "case" | "risk";
 
@@ -30,7 +31,7 @@ export function casesPanel(head: HeadDetail, signal: AbortSignal): HTMLElement {
   const load = async (anew: boolean): Promise<void> => {
     if (anew) rows = [];
     try {
-      const found = await get<HeadCases>(url(`/api/heads/${head.head}/cases`, { sort, offset: rows.length, limit: PAGE }), signal);
+      const found = await get<HeadCases>(url(`/api/heads/${head.head}/cases`, { sort, offset: rows.length, limit: rows.length === 0 ? FIRST_PAGE : PAGE }), signal);
       rows = [...rows, ...found.cases];
       replace(body, rows.map((one) => caseRow(head, one)));
       replace(about, `error: ${found.error}`);

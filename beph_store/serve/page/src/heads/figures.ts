@@ -10,7 +10,7 @@ import { survivalChart } from "../charts/survival.ts";
 import { h, type Child } from "../dom.ts";
 import { count, counted, fixed } from "../format.ts";
 import { foldMark } from "../jobs/list.ts";
-import { chanceOf, type HeadDetail } from "../studies.ts";
+import { chanceOf, metricTitle, splitTitle, type HeadDetail } from "../studies.ts";
 
 const CARDS = 4;
 
@@ -42,7 +42,7 @@ export function allMetrics(head: HeadDetail): HTMLElement {
     return h(
       "tr",
       null,
-      h("td", null, metric.title, metric.lower_is_better && h("span", { class: "muted small" }, " (less is better)")),
+      h("td", null, metricTitle(name, metric.title), metric.lower_is_better && h("span", { class: "muted small" }, " (less is better)")),
       h("td", { class: "number" }, fixed(metric.value)),
       h("td", { class: "number muted" }, metric.ci_low === null ? "–" : `${fixed(metric.ci_low)} – ${fixed(metric.ci_high)}`),
       head.folds.map((fold) => h("td", { class: "number" }, fixed(fold.metrics[name]))),
@@ -58,7 +58,7 @@ export function allMetrics(head: HeadDetail): HTMLElement {
       h(
         "table",
         { class: "table" },
-        h("thead", null, h("tr", null, h("th", null, "metric"), h("th", { class: "number" }, "value"), h("th", { class: "number" }, "95 %"), head.folds.map((fold) => h("th", { class: "number", title: `${fold.train} train, ${fold.val} validation, ${fold.test} test` }, fold.name)))),
+        h("thead", null, h("tr", null, h("th", null, "metric"), h("th", { class: "number" }, "value"), h("th", { class: "number" }, "95 %"), head.folds.map((fold) => h("th", { class: "number", title: `${fold.train} train, ${fold.val} validation, ${fold.test} test` }, splitTitle(fold.name))))),
         h("tbody", null, [...head.headlines.filter((name) => head.metrics[name]), ...rest].map(row)),
       ),
     ),
@@ -99,7 +99,7 @@ function kmPanel(head: HeadDetail): Child {
 
 /** Losses by epoch, or the penalties that a linear head tried. */
 export function training(head: HeadDetail): Child {
-  const curves = head.folds.filter((fold) => fold.curve.length > 0).map((fold) => ({ name: fold.name, curve: fold.curve, best: fold.best_epoch }));
+  const curves = head.folds.filter((fold) => fold.curve.length > 0).map((fold) => ({ name: splitTitle(fold.name), curve: fold.curve, best: fold.best_epoch }));
   if (curves.length > 0) {
     const domain = shared(curves, null);
     return h(
@@ -115,7 +115,7 @@ export function training(head: HeadDetail): Child {
     "details",
     { class: "panel folded" },
     h("summary", { class: "panel-head" }, foldMark(), h("h2", null, "Training: penalties")),
-    h("p", { class: "panel-body" }, `Each fold chose its ridge penalty by held-out cases of its training part: ${chosen.map((fold) => `${fold.name} ${fold.penalty}`).join(", ")}.`),
+    h("p", { class: "panel-body" }, `Each fold chose its ridge penalty by held-out cases of its training part: ${chosen.map((fold) => `${splitTitle(fold.name)}: ${fold.penalty}`).join(", ")}.`),
   );
 }
 

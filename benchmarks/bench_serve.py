@@ -1,15 +1,16 @@
 """How long does a viewer wait for a tile, and does the server's memory stay flat?
 
     python benchmarks/bench_serve.py [--viewers 20] [--views 15] [--look 1.0] [--requests 10000] [--slides 50]
-                                     [--side 100352] [--name serve]
+                                     [--side 100352] [--tiles 100000] [--name serve]
 
 A drawn slide of ``--side`` px a side is served by `beph-store serve`, a process of its own, over HTTP on the loopback.
 A viewer has a window of 1920 by 1080 px and six connections, as a browser has: it asks for every tile of its view,
 looks at it for ``--look`` seconds once it is complete, then pans by half a window or zooms by 2. **cold**: a fresh
 server, views that nobody has seen; **warm**: the same views again. A wait is from the request to the last byte, as the
 client sees it, time in its own queue apart. Then ``--requests`` tiles are asked for without pause, spread over
-``--slides`` slides, more than are held open, and the server's resident memory is read after each tenth. Clients run on
-the same machine and take their share of its cores: waits are upper bounds.
+``--slides`` slides, more than are held open, and the server's resident memory is read after each tenth. Last, another
+server has a store of ``--tiles`` drawn vectors and is asked for the tiles most like a clicked one, one click after the
+other, as the page asks. Clients run on the same machine and take their share of its cores: waits are upper bounds.
 """
 
 from __future__ import annotations
@@ -32,9 +33,12 @@ from urllib.parse import urlsplit
 import numpy as np
 from common import conditions, write
 
+from beph_store.encoders import load_bundle
 from beph_store.engine.ingest import IngestOptions, ingest
+from beph_store.records import Rasters, Recipe, SlideInfo, TileSet, TileSpec, TissueMask
 from beph_store.serve.shelf import handle
 from beph_store.serve.slide_tiles import TILE_PX, level_size, max_level
+from beph_store.store import SlideRow, Store
 from beph_store.testing.synthetic import huge_slide
 
 WINDOW, CONNECTIONS = (1920, 1080), 6
@@ -52,6 +56,36 @@ def build(folder: Path, side: int, slides: int) -> Path:
         shutil.copy(folder / "small.tif", files / f"{number:03d}.tif")
     ingest([files], folder / "S", options=IngestOptions(limit_tiles=1))
     return folder / "S"
+
+
+def draw_store(folder: Path, tiles: int) -> Path:
+    """A store of that many vectors, of about twenty kinds, on slides of 5,000; no slide has a file."""
+    across, down, px = 100, 50, 224
+    spec = TileSpec(px, 0.5, px, 0.0, "none")
+    encoder = load_bundle("beph-mini").spec
+    opened = Store.create(folder / "drawn", written_by="bench_serve")
+    writer = opened.writer(Recipe(spec, encoder), run="bench", encoder_source="drawn", parity={})
+    rng = np.random.default_rng(0)
+    kinds = rng.standard_normal((20, encoder.dim)).astype(np.float32)
+    columns, rows = np.meshgrid(np.arange(across), np.arange(down))
+    origin = np.column_stack([columns.ravel(), rows.ravel()]).astype(np.int32) * px
+    count = len(origin)
+    white = np.full((down, across, 3), 255, np.uint8)
+    rasters = Rasters(white, TissueMask(np.ones((down, across), bool), px * 0.5, 1.0, "none"))
+    for number in range(tiles // count):
+        name, size = f"slide-{number:03d}", (across * px, down * px)
+        info = SlideInfo(name, "", size, 0.5, 0.5, "declared", (size,), "0" * 64)
+        claim = writer.claim(name)
+        assert claim is not None
+        spool = writer.open_spool(claim, info, TileSet(name, spec, origin, px, np.ones(count, np.float32)))
+        vectors = kinds[rng.integers(0, 20, count)] + rng.standard_normal((count, encoder.dim)).astype(
+            np.float32
+        )
+        spool.add(np.arange(count, dtype=np.int32), np.ones(count, bool), vectors)
+        writer.seal(claim, rasters, SlideRow(writer.key, name, "done", reader="drawn"))
+    writer.publish()
+    writer.close()
+    return folder / "drawn"
 
 
 @dataclass
@@ -91,19 +125,28 @@ class Wire:
     reader: asyncio.StreamReader | None = None
     writer: asyncio.StreamWriter | None = None
 
-    async def get(self, path: str) -> bytes:
-        """The body; anything but 200 is an error. A connection that the server has let go of is made again."""
+    async def get(self, path: str, sent: Any = None) -> bytes:
+        """The body; anything but 200 is an error. A connection that the server has let go of is made again.
+
+        With ``sent`` it is a POST of that as JSON.
+        """
         try:
-            return await self._get(path)
+            return await self._get(path, sent)
         except (asyncio.IncompleteReadError, ConnectionError):
             self.close()
-            return await self._get(path)
+            return await self._get(path, sent)
 
-    async def _get(self, path: str) -> bytes:
+    async def _get(self, path: str, sent: Any) -> bytes:
         if self.reader is None or self.writer is None:
             self.reader, self.writer = await asyncio.open_connection(self.server.host, self.server.port)
-        head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {self.server.token}\r\n\r\n"
-        self.writer.write(head.encode())
+        body = b"" if sent is None else json.dumps(sent).encode()
+        head = [
+            f"{'GET' if sent is None else 'POST'} {path} HTTP/1.1",
+            "Host: localhost",
+            f"Authorization: Bearer {self.server.token}",
+            *([] if sent is None else ["Content-Type: application/json", f"Content-Length: {len(body)}"]),
+        ]
+        self.writer.write("\r\n".join([*head, "", ""]).encode() + body)
         answered = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         length = next(
             int(line.split(":")[1]) for line in answered if line.lower().startswith("content-length")
@@ -234,6 +277,41 @@ async def soak(
     return {**waits.told(time.perf_counter() - start), "slides": len(names), "rss_mb": memory}
 
 
+async def clicks(server: Server, key: str, slides: int, count: int = 200) -> dict[str, Any]:
+    """Searches for a clicked tile among the other cases, and the similarity of its slide; seconds at the client."""
+    rng = np.random.default_rng(7)
+    wire, hits, overlays = Wire(server), Waits(), Waits()
+    start = time.perf_counter()
+    for number in range(count + 1):
+        slide = handle(f"slide-{int(rng.integers(0, slides)):03d}")
+        x, y = (int(v) for v in rng.integers(0, (22_400, 11_200)))
+        begun = time.perf_counter()
+        found = await wire.get(f"/api/recipes/{key}/search", {"slide": slide, "point": [x, y], "top": 24})
+        between = time.perf_counter()
+        shown = await wire.get(f"/api/recipes/{key}/slides/{slide}/similarity.bin?x={x}&y={y}")
+        if number:  # the first makes the flat copy of the vectors
+            hits.seconds.append(between - begun)
+            overlays.seconds.append(time.perf_counter() - between)
+            hits.nbytes += len(found)
+            overlays.nbytes += len(shown)
+        else:
+            first = between - begun
+    spent = time.perf_counter() - start
+    wire.close()
+    return {"first_s": round(first, 2), "search": hits.told(spent), "similarity": overlays.told(spent)}
+
+
+def measure_clicks(folder: Path, tiles: int) -> dict[str, Any]:
+    """Of a server of its own."""
+    store = draw_store(folder, tiles)
+    (key,) = (path.stem for path in (store / "recipes").glob("*.json"))
+    server = Server.start(store)
+    try:
+        return {"tiles": tiles, **asyncio.run(clicks(server, key, tiles // 5000))}
+    finally:
+        server.stop()
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
@@ -245,6 +323,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--slides", type=int, default=50)
     parser.add_argument("--side", type=int, default=100_352)
+    parser.add_argument("--tiles", type=int, default=100_000)
     parser.add_argument("--name", default="serve")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -257,7 +336,9 @@ def main() -> None:
         server = Server.start(store)
         try:
             result = {
-                "conditions": conditions("starlette", "uvicorn", "openslide-bin", "simplejpeg"),
+                "conditions": conditions(
+                    "starlette", "uvicorn", "httptools", "uvloop", "openslide-bin", "simplejpeg"
+                ),
                 "asked": vars(asked),
                 "rss_mb_at_start": round(server.rss_mb(), 1),
                 "cold": asyncio.run(watch(server, prefix, every, asked.look)),
@@ -266,6 +347,7 @@ def main() -> None:
             }
         finally:
             server.stop()
+        result["clicks"] = measure_clicks(Path(folder), asked.tiles)
     write(asked.name, result)
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
+from beph_store.engine.study.applied import forget
 from beph_store.serve.answers import Refused, answer, malformed, missing
 from beph_store.serve.asked import field, json_body, only, whole_query
 from beph_store.serve.desk import Desk, writing
@@ -71,7 +72,12 @@ async def cancel_job(request: Request) -> Response:
 async def delete_job(request: Request) -> Response:
     """Delete a job that has ended, with all that it made."""
     desk, name = writing(request), request.path_params["job"]
-    await _done(desk, lambda: desk.jobs.delete(name))
+
+    def delete() -> None:
+        desk.jobs.delete(name)
+        forget(desk.shelf.store, name)  # what its head said of the slides went with it
+
+    await _done(desk, delete)
     return answer({"job": name, "deleted": True})
 
 

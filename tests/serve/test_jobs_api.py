@@ -83,12 +83,16 @@ def test_a_training_is_taken_and_listed(client, planted, cohort) -> None:
 
 
 def test_a_job_is_cancelled_and_deleted(client, planted) -> None:
-    url = f"/api/jobs/{post(client, {'kind': 'index', 'recipe': planted.key})['job']}"
+    name = post(client, {"kind": "index", "recipe": planted.key})["job"]
+    url, said = f"/api/jobs/{name}", Store.open(planted.store).layout.predictions / name
+    said.mkdir(parents=True)  # as applying its head to all slides leaves it
     assert client.delete(url).status_code == 409
     answer = client.post(f"{url}/cancel")
     assert (answer.status_code, answer.json()["state"]) == (202, "cancelled")
     assert client.post(f"{url}/cancel").status_code == 409
+    assert said.is_dir()
     assert client.delete(url).status_code == 200
+    assert not said.exists()
     for refused in (
         client.get(url),
         client.get(f"{url}/log"),

@@ -3,7 +3,8 @@
     python benchmarks/bench_active.py [--world drawn|ebhi|both] [--fields EBHI_SEG] [--splits 10]
                                       [--labels 144] [--batch 12] [--encoder beph-mini] [--name active]
 
-**Refit**: seconds from labels to a head with its held-out figure, 5 folds by case, on drawn 768-d vectors of 6 classes.
+**Refit**: seconds from labels to a head with its held-out figure, 5 folds by case, on drawn 768-d vectors of 6 classes;
+and the choice of 12 tiles, and 8 clusters, of 20,000 tiles.
 **Labels**: somebody who labels truly, a batch at a time, first from nothing: which tiles do they need? By `propose`
 (typical tiles, then uncertain and diverse), from k-centre and then as proposed, by uncertainty alone after the same
 start, and at random. Two stores are labelled:
@@ -29,15 +30,16 @@ from common import conditions, write
 from numpy.typing import NDArray
 
 from beph_store.engine.active.labels import Label, Labels
-from beph_store.engine.active.picking import directions, k_centre, uncertainty
+from beph_store.engine.active.picking import badge, directions, k_centre, typical, uncertainty
 from beph_store.engine.active.places import marks_of
-from beph_store.engine.active.proposals import propose
+from beph_store.engine.active.proposals import POOL, propose
 from beph_store.engine.active.refit import TileHead, refit
 from beph_store.engine.active.threads import one_thread
 from beph_store.engine.ingest import IngestOptions, ingest
 from beph_store.engine.search.table import SearchTable, open_table
 from beph_store.errors import HeadError
 from beph_store.heads.tile_refit import refit as refit_vectors
+from beph_store.search.clustering import cluster
 from beph_store.testing.assemble import assemble_ebhi
 from beph_store.testing.synthetic import KINDS, SlidePlan, write_slide
 
@@ -75,6 +77,35 @@ def refit_times(repeats: int = 7) -> list[dict[str, Any]]:
             }
         )
         print(found[-1], flush=True)
+    return found
+
+
+def choosing_times(repeats: int = 3) -> dict[str, Any]:
+    """Seconds to choose 12 tiles of a pool of 20,000, without and with a head, and to cluster as many."""
+    rng = np.random.default_rng(1)
+    means = rng.normal(size=(40, DIM)).astype(np.float32)
+    vectors = means[rng.integers(0, 40, POOL)] + rng.normal(size=(POOL, DIM), dtype=np.float32)
+    vectors = (vectors + 3 * rng.normal(size=DIM)).astype(np.float16)
+    chances = rng.dirichlet(np.full(CLASSES, 0.3), POOL).astype(np.float32)
+
+    def seen() -> NDArray[np.float32]:
+        return directions(vectors, vectors.mean(axis=0, dtype=np.float64))
+
+    jobs: dict[str, Callable[[], object]] = {
+        "12 proposals, no head": lambda: typical(pool := seen(), pool[:0], 12, 0),
+        "12 proposals, head": lambda: badge(seen(), chances, 12, 0),
+        "8 clusters": lambda: cluster(vectors, 8),
+    }
+    found: dict[str, Any] = {"tiles": POOL}
+    for name, job in jobs.items():
+        seconds = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            with one_thread():
+                job()
+            seconds.append(time.perf_counter() - start)
+        found[name] = round(statistics.median(seconds), 3)
+    print(found, flush=True)
     return found
 
 
@@ -314,6 +345,7 @@ def main() -> None:
         "splits": args.splits,
         "batch": args.batch,
         "refit": {"dim": DIM, "classes": CLASSES, "folds": FOLDS, "times": refit_times()},
+        "seconds on one core": choosing_times(),
     }
     with tempfile.TemporaryDirectory() as folder:
         worlds = [drawn(Path(folder), args.encoder)] if args.world != "ebhi" else []

@@ -26,8 +26,10 @@ from beph_store.heads.tilewise import (
     spread,
 )
 
-#: From the largest down; coarser than the probe's, because a person waits.
-PENALTIES = (10.0, 1.0, 0.1, 1e-2, 1e-3)
+#: From the largest down. Coarser than the probe's, because a person waits, and without its large ones: by the loss of a
+#: few held-out tiles they are often chosen, and rare classes are then found less (EBHI-Seg, 12 to 144 labels: mean
+#: recall 0.53 on average with 1 and 10 among them, 0.54 with 0.1 always).
+PENALTIES = (0.1, 1e-2, 1e-3)
 _TOLERANCE = 1e-4  # of the scaled gradient
 _PATH = 1e-3  # the same while penalties are compared
 

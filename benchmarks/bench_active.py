@@ -84,7 +84,7 @@ def choosing_times(repeats: int = 3) -> dict[str, Any]:
     """Seconds to choose 12 tiles of a pool of 20,000, without and with a head, and to cluster as many."""
     rng = np.random.default_rng(1)
     means = rng.normal(size=(40, DIM)).astype(np.float32)
-    vectors = means[rng.integers(0, 40, POOL)] + rng.normal(size=(POOL, DIM), dtype=np.float32)
+    vectors = means[rng.integers(0, 40, POOL)] + rng.standard_normal((POOL, DIM), dtype=np.float32)
     vectors = (vectors + 3 * rng.normal(size=DIM)).astype(np.float16)
     chances = rng.dirichlet(np.full(CLASSES, 0.3), POOL).astype(np.float32)
 

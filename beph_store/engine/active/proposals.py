@@ -69,7 +69,7 @@ def propose(
     rows = _pool(table, labelled, slides, rng)
     method = COLD if head is None else WARM
     if not len(rows):
-        return Proposals(labels.version, method, "every tile has a label", 0, ())
+        return Proposals(labels.version, method, "no tile is left without a label", 0, ())
     with one_thread():
         found = _found(table, rows, labelled, head, count, rng)
     return Proposals(labels.version, method, _WHY[method], len(rows), found)

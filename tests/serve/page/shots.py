@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,8 @@ class Studio:
     tab: Tab
     recipe: str
     heads: dict[str, str]
+    after: list[Callable[[], Any]] = field(default_factory=list)
+    """What to do when the picture has been taken."""
 
     def address(self, path: str) -> str:
         return f"{self.tab.server.base}/?drawer=canvas{path}"
@@ -164,14 +166,20 @@ def take(context: Any, server: Server, store: Path, labels: Path, asked: Any, su
         tab.page.screenshot(path=asked.out / f"{name}-{suffix}.jpg", type="jpeg", quality=86)
         sys.stdout.write("\n  ".join([f"{asked.out / name}-{suffix}.jpg", *tab.complaints]) + "\n")
         tab.complaints.clear()
+        for act in studio.after:
+            act()
+        studio.after.clear()
 
 
 def slides(studio: Studio) -> None:
-    """Those with many tiles."""
+    """Those with the most tiles first."""
     studio.go("#/")
     studio.tab.see("[data-view=store][data-state=ready]")
-    studio.tab.test("filter-where").fill("tiles > 16")
-    studio.tab.page.keyboard.press("Enter")
+    studio.tab.test("layout-table").click()
+    for _ in range(2):  # the least first, then the most
+        studio.tab.see_test("order-tiles").click()
+        studio.tab.page.wait_for_timeout(800)
+    studio.tab.test("layout-grid").click()
     studio.tab.page.wait_for_timeout(1500)
 
 
@@ -224,8 +232,23 @@ def train(studio: Studio) -> None:
 
 
 def jobs(studio: Studio) -> None:
-    studio.go(f"#/jobs/{studio.heads['Carcinoma or not, attention']}")
-    studio.tab.see("[data-test=curves] svg.chart")
+    """A training that runs; it is cancelled once the picture is taken."""
+    tab = studio.tab
+    options = {
+        "cohort": studio.heads["cohort"],
+        "title": "Carcinoma or not, attention, more epochs",
+        "task": "classify",
+        "target": "grade",
+        "head": "abmil",
+        "epochs": 14,
+        "patience": 14,
+    }
+    job = tab.api("/api/jobs", {"kind": "train", "recipe": studio.recipe, "options": options})["job"]
+    studio.after.append(lambda: tab.api(f"/api/jobs/{job}/cancel", {}))
+    studio.go(f"#/jobs/{job}")
+    tab.see("[data-test=curves] svg.chart", timeout=120_000)
+    while int(tab.page.locator("[data-test=job-detail]").get_attribute("data-epochs") or 0) < 24:
+        tab.page.wait_for_timeout(200)
 
 
 def heads(studio: Studio) -> None:

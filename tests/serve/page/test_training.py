@@ -9,7 +9,7 @@ import pytest
 
 from beph_store.serve.shelf import handle
 
-from .conftest import World, serving
+from .conftest import Tab, World, serving
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -167,36 +167,39 @@ def test_names_in_a_table_are_text(tab, drawn: World):
     assert tab.page.locator("img[onerror], [data-test=understood] img, [data-test=tables] img").count() == 0
 
 
-def test_a_running_job_grows_its_curves_and_is_cancelled(tab, drawn: World):
-    tab.open("#/train")
-    upload(tab, "grades.csv", drawn.labels)
-    tab.see_test("ready")
-    cohort = tab.page.url.split("cohort=")[1]
-    options = {
-        "cohort": cohort,
-        "task": "classify",
-        "head": "abmil",
-        "folds": 3,
-        "epochs": 5000,
-        "patience": 5000,
-    }
-    job = tab.api("/api/jobs", {"kind": "train", "recipe": drawn.recipe, "options": options})["job"]
-    tab.page.goto(f"{tab.server.base}/?drawer=canvas#/jobs/{job}")
-    detail = f"[data-test=job-detail][data-job='{job}']"
-    tab.see(f"{detail}[data-state=running]", timeout=60_000)
-    tab.see("[data-test=curves] svg.chart", timeout=60_000)
-    first = int(tab.page.locator(detail).get_attribute("data-epochs"))
-    tab.page.reload()  # nothing is lost: the curve comes back from the first epoch
-    tab.see("[data-test=curves] svg.chart")
-    for _ in range(100):
-        if int(tab.page.locator(detail).get_attribute("data-epochs") or 0) > first:
-            break
+def epochs_of(tab: Tab, job: str, above: int) -> int:
+    """How many epochs the curves of a job show, once they are more than ``above``."""
+    detail = tab.see(f"[data-test=job-detail][data-job='{job}'][data-epochs]")
+    for _ in range(200):
+        shown = int(detail.get_attribute("data-epochs") or 0)
+        if shown > above:
+            return shown
         tab.page.wait_for_timeout(100)
-    assert int(tab.page.locator(detail).get_attribute("data-epochs")) > first
+    raise AssertionError(f"no more than {above} epochs")
+
+
+def test_a_running_job_outlives_a_reload_and_its_server_and_is_cancelled(tab_of, tab, drawn: World):
+    long = {"task": "classify", "head": "abmil", "folds": 3, "epochs": 5000, "patience": 5000}
+    with serving(drawn.store, "--allow-write") as first:
+        early = tab_of(first).open("#/train")
+        upload(early, "grades.csv", drawn.labels)
+        early.see_test("ready")
+        options = {"cohort": early.page.url.split("cohort=")[1], **long}
+        body = {"kind": "train", "recipe": drawn.recipe, "options": options}
+        job = early.api("/api/jobs", body)["job"]
+        early.page.goto(f"{first.base}/?drawer=canvas#/jobs/{job}")
+        early.see(f"[data-job='{job}'][data-state=running]", timeout=60_000)
+        early.see("[data-test=curves] svg.chart", timeout=60_000)
+        seen = epochs_of(early, job, 0)
+        early.page.reload()  # nothing is lost: the curve comes back from the first epoch
+        seen = epochs_of(early, job, seen)
+        early.page.goto("about:blank")
+    tab.open(f"#/jobs/{job}")
+    epochs_of(tab, job, seen)
     assert "epochs" in tab.see_test("job-progress").inner_text()
     tab.test("cancel").click()
     tab.see_test("yes").click()
-    tab.see(f"{detail}[data-state=cancelled]", timeout=60_000)
+    tab.see(f"[data-test=job-detail][data-job='{job}'][data-state=cancelled]", timeout=60_000)
     assert tab.api(f"/api/jobs/{job}")["state"] == "cancelled"
 
 

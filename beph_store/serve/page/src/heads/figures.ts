@@ -77,7 +77,7 @@ function panel(title: string, test: string, ...body: Child[]): HTMLElement {
 function rocPanel(head: HeadDetail): Child {
   if (!head.roc || head.roc.length === 0) return null;
   const curves = head.roc.map((one) => ({ name: one.class, fpr: one.fpr, tpr: one.tpr, auroc: one.auroc }));
-  return panel("ROC", "roc", legend(curves.map((curve) => `${curve.name} · ${fixed(curve.auroc)}`)), h("div", { class: "square" }, rocChart(curves)));
+  return panel("ROC", "roc", legend(curves.map((curve) => `${curve.name} · ${fixed(curve.auroc)}`)), h("div", { class: "roc-square" }, rocChart(curves)));
 }
 
 function confusionPanel(head: HeadDetail): Child {

@@ -51,7 +51,7 @@ export function stateChip(job: Job): HTMLElement {
   return h(
     "span",
     { class: "chip", "data-tone": TONES[job.state] || null, "data-test": "job-state" },
-    job.state === "running" ? h("span", { class: "spinner tiny" }) : null,
+    job.state === "running" ? h("span", { class: "spinner in-chip" }) : null,
     job.state === "failed" ? icon("warn") : null,
     job.state === "queued" ? "waiting" : job.state,
   );

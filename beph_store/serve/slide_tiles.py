@@ -244,7 +244,7 @@ def _opened(row: SlideRow, cache_bytes: int) -> SlideReader:
 class Encoded:
     """Finished images, the least recently used dropped beyond ``most_bytes``."""
 
-    def __init__(self, most_bytes: int = 64 << 20) -> None:
+    def __init__(self, most_bytes: int = 256 << 20) -> None:
         self.most_bytes = most_bytes
         self.nbytes = 0
         self._held: OrderedDict[tuple[object, ...], bytes] = OrderedDict()

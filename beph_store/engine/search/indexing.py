@@ -11,6 +11,10 @@ from beph_store.store import Store
 
 Progress = Callable[[str, int, int], None]
 
+#: Share of rows that an index lacks up to which it is updated. With 1,221 partitions Lance took 2.6 ms for each new
+#: row, where building anew takes 0.1 ms for each of all.
+_FEW = 0.1
+
 
 @dataclass(frozen=True, slots=True)
 class IndexReport:
@@ -26,8 +30,8 @@ def make_index(
 ) -> IndexReport:
     """Build the index that suits the number of rows, or take into it what was ingested since.
 
-    Searches go on meanwhile and stay right: rows that the index lacks are compared one by one. ``anew`` builds it
-    again, which helps when a store has grown several times over.
+    Searches go on meanwhile and stay right: rows that the index lacks are compared one by one. Where these are more
+    than a tenth, or with ``anew``, it is built again: that is as quick, and its partitions then suit all rows.
     """
     opened = Store.open(store)
     key = opened.recipe(recipe).recipe.key
@@ -40,6 +44,7 @@ def make_index(
     if known is not None and not anew:
         if not known.rows_unindexed:
             return IndexReport("current", len(flat), known)
-        return IndexReport("updated", len(flat), update(path))
+        if known.rows_unindexed <= _FEW * len(flat):
+            return IndexReport("updated", len(flat), update(path))
     info = build(path, plan, sample(flat.vectors, plan), progress)
     return IndexReport("built", len(flat), info)

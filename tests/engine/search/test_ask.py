@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 
@@ -10,12 +11,14 @@ import pytest
 from PIL import Image
 
 from beph_store.engine.ingest import IngestOptions, ingest
+from beph_store.engine.search import indexing
 from beph_store.engine.search.ask import SearchOptions, ask_at, ask_images, ask_region, ask_slide, find
 from beph_store.engine.search.indexing import make_index
 from beph_store.engine.search.sheet import contact_sheet, hits_geojson, tile_pixels
 from beph_store.engine.search.table import open_table
 from beph_store.errors import QueryError, UnknownSlide, UsageError
 from beph_store.records import Recipe, TileSet
+from beph_store.search import ann
 from beph_store.slides import TileReader, open_slide
 from beph_store.store import Store
 
@@ -117,6 +120,23 @@ def test_what_cannot_be_meant_is_said(opened, ask, error, says) -> None:
 
 def test_a_small_store_needs_no_index(planted) -> None:
     assert make_index(planted.store).did == "none"
+
+
+def test_an_index_that_lacks_few_rows_is_updated_and_one_that_lacks_many_is_built_anew(tmp_path, monkeypatch):
+    planted = plant(tmp_path)
+    rows = make_index(planted.store).rows
+    monkeypatch.setattr(indexing, "choose", lambda rows, dim: ann.IndexPlan("IVF_RQ", 4))
+    first = make_index(planted.store)
+    assert (first.did, first.info.rows_indexed) == ("built", rows)
+    assert make_index(planted.store).did == "current"
+    said = []
+    for name in ("build", "update"):
+        monkeypatch.setattr(indexing, name, lambda *_, name=name: said.append(name))
+    for lacking in (1, rows // 10, rows // 10 + 1, rows):
+        known = dataclasses.replace(first.info, rows_unindexed=lacking)
+        monkeypatch.setattr(indexing, "describe", lambda path, known=known: known)
+        make_index(planted.store)
+    assert said == ["update", "update", "build", "build"]
 
 
 def test_the_sheet_shows_the_tiles_themselves(drawn_slide, drawn_store) -> None:

@@ -125,7 +125,7 @@ def test_a_small_store_needs_no_index(planted) -> None:
 def test_an_index_that_lacks_few_rows_is_updated_and_one_that_lacks_many_is_built_anew(tmp_path, monkeypatch):
     planted = plant(tmp_path)
     rows = make_index(planted.store).rows
-    monkeypatch.setattr(indexing, "choose", lambda rows, dim: ann.IndexPlan("IVF_RQ", 4))
+    monkeypatch.setattr(indexing, "choose", lambda rows, dim: ann.IndexPlan("IVF_SQ", 4))
     first = make_index(planted.store)
     assert (first.did, first.info.rows_indexed) == ("built", rows)
     assert make_index(planted.store).did == "current"

@@ -66,3 +66,12 @@ export function sentence(text: string): string {
   const plain = text.trim();
   return plain ? `${plain[0].toUpperCase()}${plain.slice(1)}${/[.!?]$/.test(plain) ? "" : "."}` : "";
 }
+
+const STAGES: Readonly<Record<string, string>> = {
+  read: "reading slides", encode: "the encoder", keep: "keeping tiles' pixels", write: "writing",
+};
+
+/** What holds an ingest up, in words. */
+export function stageName(stage: string | null | undefined): string {
+  return STAGES[stage ?? ""] ?? stage ?? "nothing";
+}

@@ -1,6 +1,6 @@
 /** How jobs are spoken of. Pure. */
 
-import { count, span } from "../format.ts";
+import { count, span, stageName } from "../format.ts";
 import type { JobEvent } from "../studies.ts";
 import type { Job, JobState, Progress } from "../types.ts";
 
@@ -30,7 +30,7 @@ export function progressWords(progress: Progress | null): string {
   const parts = [`${of} ${progress.unit}`];
   if (progress.per_second) parts.push(`${rate(progress.per_second)} ${progress.unit}/s`);
   if (progress.eta_seconds !== null && progress.eta_seconds !== undefined) parts.push(`${span(progress.eta_seconds)} left`);
-  if (progress.bottleneck) parts.push(`held up by ${progress.bottleneck}`);
+  if (progress.bottleneck) parts.push(`held up by ${stageName(progress.bottleneck)}`);
   return parts.join(" · ");
 }
 

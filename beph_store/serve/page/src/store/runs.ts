@@ -3,16 +3,12 @@
 import { get, isAbort } from "../api.ts";
 import { h, icon, replace, type Child } from "../dom.ts";
 import { on } from "../events.ts";
-import { ago, count, counted, fixed, span } from "../format.ts";
+import { ago, count, counted, fixed, span, stageName } from "../format.ts";
 import type { Run } from "../types.ts";
 
 /** How often it is asked beside the events: while one runs, and while none does. ms */
 const BUSY = 5000;
 const IDLE = 20_000;
-
-const STAGES: Readonly<Record<string, string>> = {
-  read: "reading slides", encode: "the encoder", keep: "keeping tiles' pixels", write: "writing",
-};
 
 /** `news` is called when slides have come to an end since the last look. Ends with the signal. */
 export function runsPanel(news: () => void, signal: AbortSignal): HTMLElement {
@@ -82,7 +78,7 @@ function live(run: Run): HTMLElement {
       cell("Slides", now?.slides ? `${count(over(run))} of ${count(now.slides)}` : count(over(run))),
       cell("Tiles/s", now?.per_second ? fixed(now.per_second, now.per_second < 10 ? 1 : 0) : "–"),
       cell("Time left", span(now?.eta_seconds)),
-      cell("Held up by", now?.bottleneck ? (STAGES[now.bottleneck] ?? now.bottleneck) : "nothing yet"),
+      cell("Held up by", now?.bottleneck ? stageName(now.bottleneck) : "nothing yet"),
       (now?.ended?.failed ?? 0) > 0 && cell("Failed", h("span", { class: "bad" }, count(now?.ended?.failed)))),
   );
 }
@@ -95,7 +91,7 @@ function last(run: Run | undefined): Child {
     (done.skipped ?? 0) > 0 && `${count(done.skipped)} were there already`,
     (done.empty ?? 0) > 0 && `${count(done.empty)} without tissue`,
     (done.failed ?? 0) > 0 && `${count(done.failed)} failed`,
-    run.tiles_per_second ? `${fixed(run.tiles_per_second, 0)} tiles/s, held up by ${STAGES[run.bottleneck ?? ""] ?? run.bottleneck}` : null,
+    run.tiles_per_second ? `${fixed(run.tiles_per_second, 0)} tiles/s, held up by ${stageName(run.bottleneck)}` : null,
   ].filter(Boolean);
   return h(
     "p",

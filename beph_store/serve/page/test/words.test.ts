@@ -36,7 +36,7 @@ test("jobs are listed as they will be done, then as they ended, the newest first
 test("progress is said with what is known of it", () => {
   const progress = { done: 12, total: 100, unit: "epochs", per_second: 3.21, eta_seconds: 28, bottleneck: null };
   assert.equal(progressWords(progress), "12 of 100 epochs · 3.2 epochs/s · 28 s left");
-  assert.equal(progressWords({ ...progress, per_second: null, eta_seconds: null, bottleneck: "read" }), "12 of 100 epochs · held up by read");
+  assert.equal(progressWords({ ...progress, per_second: null, eta_seconds: null, bottleneck: "read" }), "12 of 100 epochs · held up by reading slides");
   assert.equal(eventWords({ n: 1, kind: "state", state: "failed", error: "no" }), "failed: no");
 });
 

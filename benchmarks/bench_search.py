@@ -261,10 +261,13 @@ def estimate(results: dict[str, Any]) -> dict[str, str]:
         "exact, 1 % kept": f"a hundredth of it: {1e7 * DIM * 2 / rate / 1e9:.1f} s",
     }
     if built:
-        rows = results["rows"]
+        rows, flops = results["rows"], results["exact_rates"]["2"]["hundred_queries_gflop_per_s"] * 1e9
+        per_row = built["seconds"] / rows - 2 * DIM * built["partitions"] / flops
+        assigning = 2 * DIM * 1e9 / 8192 / flops
         said["index"] = (
-            f"build seconds = rows x {1e6 * built['seconds'] / rows:.0f} us (two cores) = "
-            f"{1e9 * built['seconds'] / rows / 3600:.0f} h at 10^9; bytes = rows x {built['bytes'] / rows:.0f} = "
+            f"build seconds (two cores) = rows x {1e6 * per_row:.0f} us + rows x partitions x 2 x {DIM} flop at "
+            f"{flops / 1e9:.0f} GFLOP/s = {1e9 * per_row / 3600:.0f} h + {1e9 * assigning / 3600:.0f} h at 10^9, where "
+            "assigning to 122,070 partitions is nearly all: larger partitions, or centroids of centroids; bytes = rows x {built['bytes'] / rows:.0f} = "
             f"{1e9 * built['bytes'] / rows / 1e9:.0f} GB; a query compares rows / partitions x nprobes codes: "
             "at 8,192 rows a partition 65,536 of them at any size, after 10^9 / 8,192 = 122,070 centroids, "
             "as many again: about three times the latency measured. One table a cohort keeps builds in parallel."

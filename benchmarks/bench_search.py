@@ -267,7 +267,8 @@ def estimate(results: dict[str, Any]) -> dict[str, str]:
         said["index"] = (
             f"build seconds (two cores) = rows x {1e6 * per_row:.0f} us + rows x partitions x 2 x {DIM} flop at "
             f"{flops / 1e9:.0f} GFLOP/s = {1e9 * per_row / 3600:.0f} h + {1e9 * assigning / 3600:.0f} h at 10^9, where "
-            "assigning to 122,070 partitions is nearly all: larger partitions, or centroids of centroids; bytes = rows x {built['bytes'] / rows:.0f} = "
+            "assigning to 122,070 partitions is nearly all: larger partitions, or centroids of centroids; "
+            f"bytes = rows x {built['bytes'] / rows:.0f} = "
             f"{1e9 * built['bytes'] / rows / 1e9:.0f} GB; a query compares rows / partitions x nprobes codes: "
             "at 8,192 rows a partition 65,536 of them at any size, after 10^9 / 8,192 = 122,070 centroids, "
             "as many again: about three times the latency measured. One table a cohort keeps builds in parallel."

@@ -202,29 +202,19 @@ async def _csv(request: Request, kind: Kind) -> Response:
 
 _WHO = Parameter("who", "can_undo and can_redo of this person; otherwise of anybody", STRING)
 _CLASS = record(label=STRING, place=INTEGER, tiles=INTEGER, slides=INTEGER, cases=INTEGER)
+#: What every label has: of what it is, by whom, when.
+_OF = {"id": STRING, "slide": STRING, "slide_id": STRING, "case_id": STRING}
+_BY = {"who": STRING, "at": STRING}
 TILE_LABEL = record(
-    id=STRING,
-    slide=STRING,
-    slide_id=STRING,
-    case_id=STRING,
+    **_OF,
     tile=INTEGER,
     x=INTEGER,
     y=INTEGER,
     footprint_l0=INTEGER,
     label={"type": ["string", "null"]},
-    who=STRING,
-    at=STRING,
+    **_BY,
 )
-_SLIDE_LABEL = record(
-    id=STRING,
-    slide=STRING,
-    slide_id=STRING,
-    case_id=STRING,
-    column=STRING,
-    value={"type": ["string", "null"]},
-    who=STRING,
-    at=STRING,
-)
+_SLIDE_LABEL = record(**_OF, column=STRING, value={"type": ["string", "null"]}, **_BY)
 _STEPS = {"can_undo": BOOLEAN, "can_redo": BOOLEAN}
 _COLUMN = record(name=STRING, values=array(record(value=STRING, slides=INTEGER, cases=INTEGER)))
 _TILES_CHANGED: dict[str, Schema] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from typing import Any
 from urllib.parse import quote
@@ -50,21 +49,7 @@ async def refit_tiles(request: Request) -> Response:
     if await request.body():
         only(await json_body(request))
     _, _, head = await desk.work(lambda: _head(request, desk, key, 422))
-    return answer(_head_json(head))
-
-
-def _head_json(head: TileHead) -> dict[str, Any]:
-    return {
-        "version": head.version,
-        "classes": list(head.classes),
-        "tiles": head.tiles,
-        "used": head.used,
-        "slides": head.slides,
-        "cases": head.cases,
-        "seconds": round(head.seconds, 4),
-        "penalty": head.penalty,
-        "held_out": dataclasses.asdict(head.held_out),
-    }
+    return answer({**head.to_json(), "seconds": round(head.seconds, 4)})
 
 
 async def read_tile_classes(request: Request) -> Response:

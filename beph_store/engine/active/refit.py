@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +65,19 @@ class TileHead:
     cases: int
     held_out: HeldOut
     seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the weights, as JSON data."""
+        return {
+            "version": self.version,
+            "classes": list(self.classes),
+            "tiles": self.tiles,
+            "used": self.used,
+            "slides": self.slides,
+            "cases": self.cases,
+            "penalty": self.penalty,
+            "held_out": dataclasses.asdict(self.held_out),
+        }
 
     def probabilities(self, vectors: NDArray[np.floating]) -> NDArray[np.float32]:
         """(N, K) of embeddings (N, D)."""

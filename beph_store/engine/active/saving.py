@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import json
 import re
@@ -65,14 +64,7 @@ def save_tile_head(
         "who": who,
         "saved_at": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         "recipe": head.recipe_key,
-        "version": head.version,
-        "classes": list(head.classes),
-        "tiles": head.tiles,
-        "used": head.used,
-        "slides": head.slides,
-        "cases": head.cases,
-        "penalty": head.penalty,
-        "held_out": dataclasses.asdict(head.held_out),
+        **head.to_json(),
     }
     try:
         aside.mkdir(parents=True)

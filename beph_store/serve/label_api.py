@@ -7,7 +7,7 @@ from typing import Any, Literal
 from starlette.requests import Request
 from starlette.responses import Response
 
-from beph_store.engine.active.labels import Change, Kind, Labels, NothingToUndo, SlideMark
+from beph_store.engine.active.labels import Change, Kind, LabelBook, Labels, NothingToUndo, SlideMark
 from beph_store.engine.active.saving import slides_csv, tiles_csv
 from beph_store.serve.answers import Refused, answer, malformed
 from beph_store.serve.asked import field, json_body, only
@@ -56,13 +56,18 @@ def _can(labels: Labels, kind: Kind, who: str | None) -> dict[str, bool]:
     return {"can_undo": labels.can("undo", kind, who), "can_redo": labels.can("redo", kind, who)}
 
 
-async def label_tiles(request: Request) -> Response:
-    """Label tiles, or take their labels away."""
+async def _given(request: Request) -> tuple[Desk, str, LabelBook, str, list[dict[str, Any]]]:
+    """The desk, the recipe's key, its book, who labels, and the labels of a body."""
     desk, key = writing(request), request.path_params["recipe"]
     data = await json_body(request)
     only(data, "who", "labels")
     who, entries = _who(data), entries_of(data)
-    book = Labelling.of(request).book(desk, key)
+    return desk, key, Labelling.of(request).book(desk, key), who, entries
+
+
+async def label_tiles(request: Request) -> Response:
+    """Label tiles, or take their labels away."""
+    desk, key, book, who, entries = await _given(request)
 
     def write() -> dict[str, Any]:
         marks = tile_marks(desk, key, desk.shelf.table(key), entries)
@@ -145,11 +150,7 @@ async def list_slide_labels(request: Request) -> Response:
 
 async def label_slides(request: Request) -> Response:
     """Label slides, or take their labels away."""
-    desk, key = writing(request), request.path_params["recipe"]
-    data = await json_body(request)
-    only(data, "who", "labels")
-    who, entries = _who(data), entries_of(data)
-    book = Labelling.of(request).book(desk, key)
+    desk, key, book, who, entries = await _given(request)
 
     def write() -> dict[str, Any]:
         marks: dict[tuple[str, str], SlideMark] = {}

@@ -2,7 +2,8 @@ import hashlib
 
 import numpy as np
 import pytest
-import torch
+
+from ..threads import one_torch_thread
 
 
 class Drawn:
@@ -37,7 +38,5 @@ def drawn():
 @pytest.fixture(autouse=True, scope="package")
 def one_thread():
     """These models are too small to share: more threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with one_torch_thread():
+        yield

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from beph_store.cohort.image_sets import ImageSet, read_image_set
@@ -18,6 +17,7 @@ from beph_store.engine.finetune.run import FinetuneChoice, finetune
 from beph_store.heads.finetuning import FinetuneOptions
 
 from ...encoders.conftest import save, seeded_state
+from ...threads import one_torch_thread
 
 COLOURS = {"dark": (120, 70, 160), "pale": (220, 180, 210), "green": (130, 190, 120)}
 OPTIONS = FinetuneOptions(
@@ -28,10 +28,8 @@ OPTIONS = FinetuneOptions(
 @pytest.fixture(autouse=True, scope="package")
 def one_thread():
     """Networks this small are faster on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_torch_thread():
+        yield
 
 
 def draw(colour, size, rng):

@@ -18,16 +18,16 @@ from beph_store.engine.pretrain.options import Codes, PretrainOptions, ProbeSet,
 from beph_store.engine.pretrain.run import pretrain
 from beph_store.errors import StoreError, UsageError
 
+from ...threads import one_torch_thread
+
 SIDE = 48
 SHORT = Schedule(steps=8, tokenizer_steps=6, batch=8, lr=1e-3, log_every=2, save_every=4, probe_every=4)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with one_torch_thread():
+        yield
 
 
 @pytest.fixture(scope="module")

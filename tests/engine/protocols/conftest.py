@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from beph_store.engine.importing import import_table
 from beph_store.records import EncoderSpec, Rasters, Recipe, SlideInfo, TileSet, TileSpec, TissueMask
 from beph_store.store import SlideRow, Store
+
+from ...threads import one_torch_thread
 
 DIM = 8
 RESNET = "timm:resnet50.tv_in1k"
@@ -145,10 +146,8 @@ def write_noise(store: Path, slides: list[str], name: str = RESNET, tiles: int =
 @pytest.fixture(scope="package", autouse=True)
 def one_thread():
     """Bags of a few tiles: several threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_torch_thread():
+        yield
 
 
 @pytest.fixture(scope="package")

@@ -10,6 +10,7 @@ from beph_store.errors import HeadError, UsageError
 from beph_store.heads.finetuning import FinetuneOptions
 from beph_store.heads.torch_side.finetuning.train import CHECKPOINT, Finetuner
 
+from ...threads import one_torch_thread
 from .drawing import task
 from .test_parts import Pooled
 
@@ -21,10 +22,8 @@ OPTIONS = FinetuneOptions(
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
     """For the fixtures of this module too: bits depend on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with one_torch_thread():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,8 @@
     ├── HeadError             a head cannot be trained, loaded or applied
     ├── SearchError           a search or its index cannot be done as asked
     ├── RuntimeUnavailable    the inference runtime cannot be used on this machine
+    ├── ObjectStorageError    a bucket cannot be reached, or refuses; an OSError as well, as a disk's would be
+    ├── ClusterUnavailable    no Ray cluster can be reached, or it has no room for what was asked
     └── StoreError
         ├── NotAStore
         ├── FormatUnknown     written by a version that this one does not know
@@ -110,6 +112,14 @@ class SearchError(BephStoreError):
 
 class RuntimeUnavailable(BephStoreError):
     """The inference runtime cannot be used on this machine."""
+
+
+class ClusterUnavailable(BephStoreError):
+    """No Ray cluster can be reached, or it has no room for what was asked."""
+
+
+class ObjectStorageError(BephStoreError, OSError):
+    """A bucket cannot be reached, or refuses what was asked; handled wherever an error of a disk is."""
 
 
 class StoreError(BephStoreError):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from beph_store.testing.synthetic import SlidePlan, SlideTruth, formula_slide, write_slide
+from tests.objects.fixtures import moto, s3, seaweed  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from beph_store.heads.fitting import Progress, fit, fit_many, load_head, save_head
+from beph_store.heads.fitting import Progress, build_head, fit, fit_many, load_head, save_head
 from beph_store.heads.head import Epoch, Head, HeadSpec, read_spec
 from beph_store.heads.options import DeviceName, HeadOptions, Loss, Task
 from beph_store.heads.table import HEADS, HeadRow, head_row
@@ -24,6 +24,7 @@ __all__ = [
     "Loss",
     "Progress",
     "Task",
+    "build_head",
     "fit",
     "fit_many",
     "head_row",

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from beph_store.errors import HeadError
-from beph_store.heads.head import Epoch, Head, read_head, write_head
+from beph_store.heads.head import Epoch, Head, HeadSpec, Weights, read_head, write_head
 from beph_store.heads.options import DeviceName, HeadOptions, resolved, task_of
 from beph_store.heads.table import head_row, implementation
 from beph_store.records import Bags, ClassTarget, SurvivalTarget, Target
@@ -61,7 +61,7 @@ def fit_many(
 ) -> list[Head]:
     """Train one head for each (train, val); see ``fit``.
 
-    The linear head solves all splits and penalties as one batch; torch heads run one after the other.
+    The linear head solves ten splits with all their penalties as one batch; torch heads run one after the other.
     """
     row = head_row(options.head)
     options = resolved(options, task_of(target))
@@ -96,6 +96,11 @@ def load_head(folder: str | Path, device: DeviceName | None = None) -> Head:
     spec, weights = read_head(Path(folder))
     if device is not None:
         spec = replace(spec, options=replace(spec.options, device=device))
+    return build_head(spec, weights)
+
+
+def build_head(spec: HeadSpec, weights: Weights) -> Head:
+    """A head from its record and its ``weights()``; the same as the one they are of."""
     module: Any = implementation(head_row(spec.name))
     head: Head = module.build(spec, weights)
     return head

@@ -1,7 +1,7 @@
 """The head that needs no torch: a linear model on each case's mean embedding.
 
 Classification is L2-regularised multinomial logistic regression, survival Cox regression with a ridge. Vectors are
-standardised by the training cases of each split. All splits, folds and penalties are solved as one batch.
+standardised by the training cases of each split. All folds and penalties of ten splits are solved as one batch.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from beph_store.heads.head import Head, HeadSpec, Weights, check_shapes
 from beph_store.heads.objectives import CoxLink, Link, Ridge, linear_logits, softmax_link
 from beph_store.heads.options import HeadOptions
 from beph_store.heads.survival import breslow, cox_survival, event_times
+from beph_store.heads.table import head_row
 from beph_store.records import Bags, ClassTarget, Prediction, SurvivalTarget, Target
 
 Float = NDArray[np.float64]
@@ -82,13 +83,25 @@ def fit_many(
     on_split: Callable[[int, None], None],
 ) -> list[Head]:
     """One head a (train, val) split. The penalty is chosen on ``val``, or where that is empty by folds of ``train``."""
+    pooled = _Pooled(bags)
+    together, heads = head_row("linear").together, list[Head]()
+    for start in range(0, len(splits), together):
+        heads += _solve(options, pooled, target, splits[start : start + together], seed)
+        for number in range(start, len(heads)):
+            on_split(number, None)
+    return heads
+
+
+def _solve(
+    options: HeadOptions, pooled: _Pooled, target: Target, splits: Sequence[tuple[Index, Index]], seed: int
+) -> list[Head]:
+    """Heads of splits that are solved as one: memory is theirs alone, however many there are in all."""
     cases = np.unique(np.concatenate([np.concatenate(pair) for pair in splits])).astype(np.int64)
     if isinstance(target, SurvivalTarget):  # risk sets want the cases in order of time
         cases = cases[np.argsort(target.time_days[cases], kind="stable")]
-    vectors = _pool(bags, cases)
-    place = np.full(len(bags), -1, np.int64)
+    place = np.full(len(pooled.bags), -1, np.int64)
     place[cases] = np.arange(len(cases))
-    problem = _Problem(options, vectors, _take(target, cases), seed)
+    problem = _Problem(options, pooled.of(cases), _take(target, cases), seed)
     heads: list[Head | None] = [None] * len(splits)
     # Splits with and without validation cases have different folds; each kind is one batch.
     for kind in (True, False):
@@ -97,19 +110,30 @@ def fit_many(
             pairs = [(place[splits[number][0]], place[splits[number][1]]) for number in mine]
             for number, head in zip(mine, problem.solve(pairs), strict=True):
                 heads[number] = head
-                on_split(number, None)
     return [head for head in heads if head is not None]
 
 
-def _pool(bags: Bags, cases: Index) -> Float:
-    vectors = np.stack([mean_embedding(bags.bag(int(case))) for case in cases])
-    wrong = ~np.isfinite(vectors).all(axis=1)
-    if wrong.any():
-        names = ", ".join(bags.case_ids[case] for case in cases[wrong][:5])
-        raise HeadError(
-            f"{int(wrong.sum())} cases hold vectors that are not finite: {names}; verify the store or leave them out"
-        )
-    return vectors
+class _Pooled:
+    """Mean embeddings of cases; each bag is read once."""
+
+    def __init__(self, bags: Bags) -> None:
+        self.bags = bags
+        self._known: dict[int, Float] = {}
+
+    def of(self, cases: Index) -> Float:
+        """(n, D) of those cases; HeadError where one holds vectors that are not finite."""
+        for case in cases.tolist():
+            if case not in self._known:
+                self._known[case] = mean_embedding(self.bags.bag(case))
+        vectors = np.stack([self._known[case] for case in cases.tolist()])
+        wrong = ~np.isfinite(vectors).all(axis=1)
+        if wrong.any():
+            names = ", ".join(self.bags.case_ids[case] for case in cases[wrong][:5])
+            raise HeadError(
+                f"{int(wrong.sum())} cases hold vectors that are not finite: {names}; verify the store or leave them "
+                "out"
+            )
+        return vectors
 
 
 def _take(target: Target, cases: Index) -> Target:

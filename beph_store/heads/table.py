@@ -19,7 +19,9 @@ from beph_store.heads.options import Task
 
 @dataclass(frozen=True, slots=True)
 class HeadRow:
-    """One row. ``gives`` what a prediction holds beside its values; ``module`` who trains and builds it."""
+    """One row. ``gives`` what a prediction holds beside its values; ``module`` who trains and builds it; ``together``
+    how many splits in a row it solves as one: bits depend on it, so whoever shares out splits cuts at its multiples.
+    """
 
     name: str
     tasks: tuple[Task, ...]
@@ -27,6 +29,7 @@ class HeadRow:
     summary: str
     gives: tuple[str, ...]
     module: str
+    together: int = 1
 
 
 _BOTH: tuple[Task, ...] = ("classify", "survive")
@@ -44,6 +47,7 @@ HEADS: Mapping[str, HeadRow] = MappingProxyType(
                 "logistic or Cox regression on the mean embedding, ridge chosen by held-out cases",
                 ("tile_scores",),
                 "beph_store.heads.linear",
+                together=10,
             ),
             HeadRow(
                 "abmil",

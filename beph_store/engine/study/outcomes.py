@@ -58,31 +58,54 @@ class HeldOut:
         return steps[:, np.searchsorted(self.times, days, side="right")]
 
 
-def hold_out(
-    heads: Sequence[Head], bags: Bags, target: Target, tests: Sequence[NDArray[np.int64]]
-) -> HeldOut:
-    """Let ``heads[i]`` predict the bags ``tests[i]``.
+@dataclass(frozen=True, slots=True, eq=False)
+class Said:
+    """What one head said of its test cases: ``case`` (n,) int64; ``values`` (n, K); ``survival`` (n, M) at the head's
+    own ``times`` (M,) days, None for classes.
+    """
+
+    case: NDArray[np.int64]
+    values: F64
+    survival: F64 | None
+    times: F64
+
+
+def ask(head: Head, bags: Bags, test: NDArray[np.int64]) -> Said:
+    """Let a head predict the bags ``test``."""
+    said = [head.predict(bags.bag(int(case))) for case in test]
+    steps = [one.survival for one in said if one.survival is not None]
+    return Said(
+        test,
+        np.array([one.values for one in said], np.float64),
+        np.array(steps, np.float64) if steps else None,
+        np.asarray(head.times, np.float64),
+    )
+
+
+def hold_out(heads: Sequence[Head], answers: Sequence[Said], target: Target) -> HeldOut:
+    """One table of what every head said.
 
     A Cox model leaves the zero of its log hazard open, so those of different folds cannot be ranked together as they
     are. Each is shifted by the log of its own baseline's cumulative hazard at the median time of the cohort's
     events: the order within a fold stays, and across folds equal values mean equal risk by then.
     """
-    said = [
-        (split, int(case), head, head.predict(bags.bag(int(case))))
-        for split, (head, test) in enumerate(zip(heads, tests, strict=True))
-        for case in test
-    ]
-    values = np.array([prediction.values for *_, prediction in said], np.float64)
+    answers, numbers = (
+        [said for said in answers if len(said.case)],
+        [number for number, said in enumerate(answers) if len(said.case)],
+    )
+    values = np.concatenate([said.values for said in answers])
     times: F64 = np.zeros(0)
     survival = None
     if isinstance(target, SurvivalTarget):
-        times = np.unique(np.concatenate([np.asarray(head.times, np.float64) for head in heads]))
-        survival = np.array([curve(head, prediction, times) for *_, head, prediction in said])
+        times = np.unique(np.concatenate([said.times for said in answers]))
+        survival = np.concatenate([_curves(said, times) for said in answers])
         horizon = float(np.median(target.time_days[target.event]))
-        shift = [_baseline(head, prediction, horizon) for *_, head, prediction in said]
-        values += np.array(shift)[:, None]
-    splits = np.array([split for split, *_ in said], np.int64)
-    return HeldOut(splits, np.array([case for _, case, *_ in said], np.int64), values, survival, times)
+        shift = [
+            _baseline(heads[number], said, horizon) for number, said in zip(numbers, answers, strict=True)
+        ]
+        values += np.concatenate(shift)[:, None]
+    splits = np.repeat(numbers, [len(said.case) for said in answers]).astype(np.int64)
+    return HeldOut(splits, np.concatenate([said.case for said in answers]), values, survival, times)
 
 
 def curve(head: Head, prediction: Prediction, days: F64) -> F64:
@@ -92,10 +115,19 @@ def curve(head: Head, prediction: Prediction, days: F64) -> F64:
     return steps[np.searchsorted(own, days, side="right")]
 
 
-def _baseline(head: Head, prediction: Prediction, horizon: float) -> float:
-    """Log of the head's baseline cumulative hazard at ``horizon`` days; discrete hazards have an absolute scale."""
+def _curves(said: Said, days: F64) -> F64:
+    """(n, M) of each case as ``curve``."""
+    assert said.survival is not None
+    steps = np.concatenate([np.ones((len(said.case), 1)), said.survival], axis=1)
+    return steps[:, np.searchsorted(said.times, days, side="right")]
+
+
+def _baseline(head: Head, said: Said, horizon: float) -> F64:
+    """(n,) log of the head's baseline cumulative hazard at ``horizon`` days, from what it said of each case.
+
+    Discrete hazards have an absolute scale: 0.
+    """
     if head.spec.options.loss != "cox":
-        return 0.0
-    alive = float(curve(head, prediction, np.array([horizon]))[0])
-    alive = min(max(alive, 1e-12), 1 - 1e-12)
-    return float(np.log(-np.log(alive)) - prediction.values[0])
+        return np.zeros(len(said.case))
+    alive = np.clip(_curves(said, np.array([horizon]))[:, 0], 1e-12, 1 - 1e-12)
+    return np.asarray(np.log(-np.log(alive)) - said.values[:, 0])

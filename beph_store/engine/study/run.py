@@ -71,16 +71,17 @@ def train_to(
     *,
     progress: Callable[[Progress], None] | None = None,
     asked: Mapping[str, Any] | None = None,
+    ray_address: str | None = None,
 ) -> TrainReport:
     """Train on the study and write ``train.json``, ``heads/``, ``predictions.parquet`` and ``report.html`` to ``out``.
 
-    ``asked``, JSON data, is kept in ``train.json``: the request that this answers.
+    ``asked``, JSON data, is kept in ``train.json``: the request that this answers. ``ray_address`` as in ``train``.
     ``train.json`` is written last: a folder that has it is complete. Raises UsageError for a folder that holds
     other things, and what ``train`` raises.
     """
     out = Path(out)
     _check_folder(out)
-    training = train(study, options, progress=progress)
+    training = train(study, options, progress=progress, ray_address=ray_address)
     evaluation = evaluate(training.held_out, training.target, draws=options.draws, seed=options.seed)
     out.mkdir(parents=True, exist_ok=True)
     (out / RUN_FILE).unlink(missing_ok=True)

@@ -22,7 +22,8 @@ from beph_store.cohort import (
     read_splits,
 )
 from beph_store.engine.study.data import Study
-from beph_store.engine.study.outcomes import HeldOut, hold_out
+from beph_store.engine.study.fanned import fit_over
+from beph_store.engine.study.outcomes import HeldOut, ask, hold_out
 from beph_store.errors import UsageError
 from beph_store.heads import Head, HeadOptions, Progress, fit_many, head_row
 from beph_store.records import Split, Target
@@ -82,10 +83,15 @@ class Training:
 
 
 def train(
-    study: Study, options: TrainOptions, *, progress: Callable[[Progress], None] | None = None
+    study: Study,
+    options: TrainOptions,
+    *,
+    progress: Callable[[Progress], None] | None = None,
+    ray_address: str | None = None,
 ) -> Training:
     """Fit one head a split and let each predict its test cases; the same seed gives the same figures.
 
+    ``ray_address`` spreads the fits over a Ray cluster, see ``fanned.fit_over``; None computes here.
     Raises CohortError for a split that cannot be made or that puts a case on both sides, HeadError for a head
     that cannot be trained on it.
     """
@@ -94,9 +100,13 @@ def train(
     splits = make_splits(study, with_val(options), options.seed)
     place = {case_id: i for i, case_id in enumerate(study.case_ids)}
     parts = [(_index(split.train, place), _index(split.val, place)) for split in splits]
-    heads = fit_many(options.head, study.bags, study.target, parts, options.seed, progress)
     tests = [_index(split.test, place) for split in splits]
-    said = hold_out(heads, study.bags, study.target, tests)
+    if ray_address is None:
+        heads = fit_many(options.head, study.bags, study.target, parts, options.seed, progress)
+        answers = [ask(head, study.bags, test) for head, test in zip(heads, tests, strict=True)]
+    else:
+        heads, answers = fit_over(ray_address, study, options.head, options.seed, parts, tests, progress)
+    said = hold_out(heads, answers, study.target)
     return Training(study, options, tuple(splits), leaks_of(study, options.split), tuple(heads), said)
 
 

@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from beph_store.engine.study.train import TrainOptions
     from beph_store.heads import Progress
 
+FanOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="auto|local|HOST:PORT",
+        help="Spread the fits over a Ray cluster, OMP_NUM_THREADS \\[1] cores each.",
+    ),
+]
+
 
 def train(
     store: StoreArgument,
@@ -63,6 +72,7 @@ def train(
     ] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    ray: FanOption = None,
     recipe: Annotated[str | None, typer.Option(help="Which recipe, if the store has several.")] = None,
     case_column: Annotated[str | None, typer.Option(help="Column of the case (patient).")] = None,
     slide_column: Annotated[str | None, typer.Option(help="Column of the slide.")] = None,
@@ -120,7 +130,9 @@ def train(
     with bar("reading embeddings") as reading:
         study = load_study(store, cohort, kind, recipe=recipe, columns=columns, progress=reading)
     with bar(f"training {head}") as moved:
-        report = train_to(out, study, options, progress=lambda at: moved(*_share(at, options)))
+        report = train_to(
+            out, study, options, progress=lambda at: moved(*_share(at, options)), ray_address=ray
+        )
     if save_splits is not None:
         write_splits(report.training.splits, study.cohort, save_splits)
     if json:

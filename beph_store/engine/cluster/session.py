@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import secrets
 import shutil
@@ -149,6 +150,7 @@ def _reach(address: str) -> None:
 
 def _init(ray: Any, settings: dict[str, Any], where: str, stack: contextlib.ExitStack) -> None:
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+    stack.enter_context(_quiet())
     stack.callback(ray.shutdown)
     try:
         with _signals_kept():
@@ -198,6 +200,19 @@ def _read_again() -> None:
         internals: Any = importlib.import_module("ray._raylet")
         internals.Config.initialize("")
         internals.AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What Ray's machines say goes to the log of that name: Ray prints it on stdout, which is the command's answer."""
+    worker: Any = importlib.import_module("ray._private.worker")
+    before = getattr(worker, "print_to_stdstream", None)
+    log = logging.getLogger("beph_store.ray")
+    worker.print_to_stdstream = lambda data, **_: log.info("%s", "\n".join(data["lines"]))
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = before
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ A format is one file of this room with up to three functions, and one row in `FO
     find_<name>(root: Path) -> list[Found]            which slides are there; opens as little as it can
     open_<name>(found: Found) -> SlideFeatures        one of them, whole, checked; SlideError where it is broken
     write_<name>(root: Path, slide: SlideFeatures) -> Path     the inverse; written aside and renamed
+    place_<name>(root: Path, slide: SlideFeatures) -> Path     the file that it returns, the vectors', before it is made
 
 A field that a file does not state is None. Whoever asks for the import must say it then; nothing is invented here.
 """
@@ -52,11 +53,13 @@ class Found:
 class SlideFeatures:
     """The tiles of one slide as a file has them; rows align, in the file's order.
 
-    ``vectors`` (N, D) float16 or float32; ``origin_l0`` (N, 2) int32, top-left (x, y) in level-0 px;
-    ``footprint_l0`` side of a tile in level-0 px; ``tile_px`` its side in the encoder's px, ``stride_px`` the step of the
-    grid in the same; ``mpp`` µm per encoder px, ``mpp_l0`` of level 0; ``size_l0`` (width, height) of the slide;
-    ``tissue`` (N,) float32, share of a tile that is tissue; ``attributes`` all else that the file states.
-    None, except for the vectors, is what the file does not say.
+    ``vectors`` (N, D) float16 or float32 (D = 0 where a slide without tiles leaves it open); ``origin_l0`` (N, 2)
+    int32, top-left (x, y) in level-0 px;
+    ``footprint_l0`` side of a tile in level-0 px; ``tile_px`` its side in the encoder's px, ``stride_px`` the step of
+    the grid in the same; ``mpp`` µm per encoder px, ``mpp_l0`` of level 0; ``size_l0`` (width, height) of the slide;
+    ``tissue`` (N,) float32, share of a tile that is tissue, at least ``tissue_min``; ``attributes`` all else that the
+    file states. ``coords_um`` (N, 2) float32 are the origins in µm, of a format that has them so: they are level-0 px
+    once ``mpp_l0`` is known. None, except for the vectors, is what the file does not say.
     """
 
     slide_id: str
@@ -73,6 +76,8 @@ class SlideFeatures:
     stride_px: int | None = None
     tissue: NDArray[np.float32] | None = None
     group: str | None = None
+    coords_um: NDArray[np.float32] | None = None
+    tissue_min: float | None = None
 
     def __post_init__(self) -> None:
         check_rows(self.slide_id, self.path, self.vectors, self.origin_l0)
@@ -90,7 +95,9 @@ class SlideFeatures:
 class Format:
     """One row of the table. ``asks`` names the fields of `SlideFeatures` that files of this kind never state.
 
-    ``module`` holds the functions; ``needs`` is the package, beyond the base install, that they import.
+    ``module`` holds the functions; ``needs`` is the package, beyond the base install, that they import. ``coords``
+    says that coordinates may lie in another folder, which ``find`` then takes; ``empty`` that slides without tiles have
+    a file, too.
     """
 
     name: str
@@ -98,6 +105,8 @@ class Format:
     module: str
     asks: tuple[str, ...] = ()
     needs: str | None = None
+    coords: bool = False
+    empty: bool = False
 
     @property
     def reads(self) -> bool:
@@ -109,11 +118,19 @@ class Format:
         """Whether it can be exported."""
         return hasattr(importlib.import_module(self.module), f"write_{self.name}")
 
-    def find(self, root: Path) -> list[Found]:
-        """Every slide at or under ``root``, by id. UsageError where there is none."""
+    def find(self, root: Path, coords: Path | None = None) -> list[Found]:
+        """Every slide at or under ``root``, by id, with coordinates from ``coords``. UsageError where there is none."""
         if not root.exists():
             raise UsageError(f"no such file or folder: {root}", path=root)
-        found: list[Found] = self._function("find")(root)
+        if coords is not None and not (self.coords and coords.is_dir()):
+            what = (
+                f"no such folder: {coords}"
+                if self.coords
+                else f"{self.title} files hold their own coordinates"
+            )
+            raise UsageError(f"--coords: {what}", path=coords)
+        find = self._function("find")
+        found: list[Found] = find(root) if coords is None else find(root, coords)
         if not found:
             raise UsageError(
                 f"{root} holds no {self.title} features: see docs/interop.md for the layout", path=root
@@ -132,6 +149,10 @@ class Format:
         """One slide into the folder in this format's layout; the file that holds the vectors."""
         return cast(Path, self._function("write")(root, slide))
 
+    def place(self, root: Path, slide: SlideFeatures) -> Path:
+        """The file that ``write`` would return; of ``slide`` all but the arrays is looked at."""
+        return cast(Path, self._function("place")(root, slide))
+
     def _function(self, verb: str) -> Callable[..., Any]:
         if self.needs is not None and importlib.util.find_spec(self.needs) is None:
             raise MissingExtra(f"{self.title} needs {self.needs}: pip install 'beph-store[interop]'")
@@ -146,12 +167,12 @@ class Format:
 FORMATS: dict[str, Format] = {
     row.name: row
     for row in (
-        Format("clam", "CLAM", "beph_store.interop.clam", ("encoder", "mpp"), "h5py"),
-        Format("trident", "TRIDENT", "beph_store.interop.trident", ("mpp",), "h5py"),
+        Format("clam", "CLAM", "beph_store.interop.clam", ("encoder", "mpp"), "h5py", coords=True),
+        Format("trident", "TRIDENT", "beph_store.interop.trident", ("mpp",), "h5py", empty=True),
         Format("stamp", "STAMP", "beph_store.interop.stamp", ("mpp_l0",), "h5py"),
-        Format("bags", ".pt bag", "beph_store.interop.bags", ("encoder", "mpp", "origin_l0")),
-        Format("slide2vec", "slide2vec", "beph_store.interop.slide2vec", ()),
-        Format("atlaspatch", "AtlasPatch", "beph_store.interop.atlaspatch", ("mpp",), "h5py"),
+        Format("bags", ".pt bag", "beph_store.interop.bags", ("encoder", "mpp", "origin_l0"), coords=True),
+        Format("slide2vec", "slide2vec", "beph_store.interop.slide2vec", (), empty=True),
+        Format("atlaspatch", "AtlasPatch", "beph_store.interop.atlaspatch", ("mpp",), "h5py", empty=True),
     )
 }
 
@@ -166,12 +187,12 @@ def format_named(name: str) -> Format:
 def check_rows(
     slide_id: str, path: Path, vectors: NDArray[Any], origin_l0: NDArray[Any] | None, name: str = "features"
 ) -> None:
-    """Raise SlideUnreadable unless ``vectors`` are (N, D) floats, and ``origin_l0`` (N, 2) whole numbers for the same N."""
+    """Raise SlideUnreadable unless ``vectors`` are (N, D) floats, and ``origin_l0`` (N, 2) for the same N."""
 
     def refuse(why: str) -> SlideUnreadable:
         return SlideUnreadable(f"{path.name}: {why}", slide_id=slide_id, path=path)
 
-    if vectors.ndim != 2 or vectors.shape[1] < 1:
+    if vectors.ndim != 2 or (vectors.shape[1] < 1 <= len(vectors)):
         raise refuse(f"{name} of shape {vectors.shape}, not (tiles, values)")
     if vectors.dtype not in (np.float16, np.float32):
         raise refuse(f"{name} are {vectors.dtype}, not float16 or float32")

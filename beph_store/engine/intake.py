@@ -75,13 +75,12 @@ class Intake:
         if task.mpp is not None and row.mpp_x is not None and abs(task.mpp - row.mpp_x) > 1e-6:
             return f"the store has it at {row.mpp_x:g} µm/px, not at {task.mpp:g}"
         try:
-            file = task.path.stat()
             # Reading a sample of every slide of a large cohort takes minutes on network storage.
-            if (file.st_size, file.st_mtime_ns) == (row.file_bytes, row.file_mtime_ns):
+            if task.file_state() == (row.file_bytes, row.file_mtime_ns):
                 return None
             return (
                 None
-                if fingerprint(task.path) == row.fingerprint
+                if fingerprint(task.source) == row.fingerprint
                 else "the file differs from the one in the store"
             )
         except (BephStoreError, OSError):

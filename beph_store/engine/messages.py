@@ -74,6 +74,11 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class Alive:
+    """The reader waits for the network, and is not hung."""
+
+
+@dataclass(frozen=True, slots=True)
 class Opened:
     """A slide is open; the reader waits for ``Read``."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import mmap
 import signal
+import threading
 import time
 from collections import deque
 from multiprocessing.connection import Connection
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beph_store.engine.messages import (
+    Alive,
     Chunk,
     Closed,
     Failed,
@@ -30,10 +32,11 @@ from beph_store.engine.messages import (
     Ready,
     RingSpec,
 )
+from beph_store.engine.plan import SlideTask
 from beph_store.engine.report import ReadStats
 from beph_store.errors import BephStoreError
 from beph_store.records import Rasters, TileSet, TileSpec
-from beph_store.slides import SlideReader, TileReader, open_slide
+from beph_store.slides import SlideReader, Staging, TileReader, open_slide
 from beph_store.tiling import tile_slide
 from beph_store.tissue import find_tissue
 
@@ -42,6 +45,8 @@ OVERVIEW_MPP = 8.0
 THUMBNAIL_PX = 1024
 #: With fewer tiles left a reader keeps them: another would take longer to open the slide.
 GIVE_MIN_TILES = 256
+#: How often a reader that waits for the network says that it is there.
+ALIVE_SECONDS = 5.0
 
 
 def run(connection: Connection, ring: RingSpec) -> None:
@@ -66,6 +71,7 @@ class _Server:
         self._free = deque(range(len(slots)))
         self._asked: Give | None = None
         self._stats = ReadStats()
+        self._told = 0.0
 
     def serve(self, message: Open | Free | Give) -> None:
         if isinstance(message, Free):
@@ -88,7 +94,7 @@ class _Server:
     def _slide(self, message: Open) -> None:
         start = time.perf_counter()
         task, tiles = message.task, message.tiles
-        with open_slide(task.path, slide_id=task.slide_id, mpp=task.mpp, mpp_source=task.mpp_source) as slide:
+        with self._open(task) as slide:
             if tiles is None:
                 tiles, rasters = survey(slide, message.spec)
                 self._connection.send(Opened(task.slide_id, slide.info, tiles, rasters, slide.backend))
@@ -100,6 +106,22 @@ class _Server:
             self._stats.distinct += slide.distinct or 0
         self._connection.send(Closed(task.slide_id, self._stats))
 
+    def _open(self, task: SlideTask) -> SlideReader:
+        staging = task.staging if task.remote is None else task.staging or Staging()
+        if staging is not None:
+            staging = dataclasses.replace(staging, alive=self._tell_alive)
+        return open_slide(
+            task.source, slide_id=task.slide_id, mpp=task.mpp, mpp_source=task.mpp_source, staging=staging
+        )
+
+    def _tell_alive(self) -> None:
+        """Waiting for the network is no hanging. A pipe takes one thread's messages at a time: this one's."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        if time.monotonic() - self._told > ALIVE_SECONDS:
+            self._told = time.monotonic()
+            self._connection.send(Alive())
+
     def _wait_for_read(self) -> Read:
         while True:
             message = self._connection.recv()
@@ -109,6 +131,7 @@ class _Server:
 
     def _read(self, reader: TileReader, todo: NDArray[np.int32]) -> None:
         order = reader.order(todo)
+        reader.fetch_ahead(order)
         size = self._slots.shape[1]
         start = 0
         while start < len(order):

@@ -103,13 +103,13 @@ class SlideSink:
         if not slide.closed or slide.remaining:
             return
         seconds = time.perf_counter() - slide.began
-        file = self._tasks[slide_id].path.stat()
+        file_bytes, file_mtime_ns = self._tasks[slide_id].file_state()
         row = SlideRow(
             self._writer.key,
             slide_id,
             "done",
-            file_bytes=file.st_size,
-            file_mtime_ns=file.st_mtime_ns,
+            file_bytes=file_bytes,
+            file_mtime_ns=file_mtime_ns,
             case_id=self._tasks[slide_id].case_id,
             reader=slide.opened.backend,
             replaces=self._replaced.get(slide_id),

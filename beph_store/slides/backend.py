@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,14 +36,28 @@ class StatedMpp:
     source: MppSource
 
 
+class Fetcher(Protocol):
+    """What brings the bytes of a file that is not all there."""
+
+    def want(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Have these (offset, bytes) on disk."""
+
+    def ensure(self, offset: int, count: int) -> None:
+        """The same for one; quick where it is there."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Probe:
-    """A regular file, looked at but not opened: its ``kind`` by content, and its TIFF layout, checked."""
+    """A regular file, looked at but not opened: its ``kind`` by content, and its TIFF layout, checked.
+
+    ``fetcher`` where the file is a copy that is not all there; what is to be read has to be asked for.
+    """
 
     path: Path
     kind: Kind
     tiff: TiffLayout | None = None
     cache_bytes: int = CACHE_BYTES
+    fetcher: Fetcher | None = None
 
 
 class Backend(ABC):
@@ -82,6 +97,12 @@ class Backend(ABC):
 
     def trim(self, keep_bytes: int) -> None:  # noqa: B027 - most backends hold nothing
         """Drop decoded macro-tiles until at most ``keep_bytes`` are held."""
+
+    def want(self, level: int, macro_tiles: Iterable[tuple[int, int]] | None = None) -> None:  # noqa: B027
+        """Fetch (column, row) of a level, all of them if None, before they are read one by one.
+
+        Of use only where the file is a copy that is not all there.
+        """
 
     @property
     def counts(self) -> tuple[int, int] | None:

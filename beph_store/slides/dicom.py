@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,10 +98,19 @@ class _Level:
 
 def series_of(path: Path) -> str | None:
     """SeriesInstanceUID; None where the file is not readable DICOM. Reads no further than that."""
+    try:
+        with path.open("rb") as file:
+            return series_in(file)
+    except OSError:
+        return None
+
+
+def series_in(file: BinaryIO) -> str | None:
+    """``series_of`` an open file."""
     import pydicom
 
     try:
-        with warnings.catch_warnings(), path.open("rb") as file:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             data = pydicom.filereader.read_partial(file, lambda tag, vr, length: tag > _SERIES)
             return str(data.get("SeriesInstanceUID", "")) or None

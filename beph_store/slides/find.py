@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from beph_store.errors import SlideUnreadable
+from beph_store.objects import is_url
+from beph_store.slides.remote import Remote
+from beph_store.slides.remote import fingerprint as remote_fingerprint
 
 #: Formats that are slides wherever they lie.
 SLIDE_SUFFIXES = frozenset(
@@ -31,8 +34,8 @@ SLIDE_SUFFIXES = frozenset(
 #: Formats that may be a picture of anything: taken from a folder only where it holds no slide.
 IMAGE_SUFFIXES = frozenset([".png", ".jpg", ".jpeg"])
 
-_BLOCK = 64 << 10
-_BLOCKS = 16
+#: What a fingerprint reads of a large file: so many blocks of so many bytes.
+BLOCK, BLOCKS = 64 << 10, 16
 
 
 def is_slide(path: str | Path) -> bool:
@@ -87,12 +90,15 @@ def _one_of_each_series(files: list[tuple[str, Path]]) -> list[tuple[str, Path]]
     return kept
 
 
-def fingerprint(path: str | Path) -> str:
+def fingerprint(path: str | Path | Remote) -> str:
     """SHA-256, hex, over the size, the head, the tail and evenly spaced blocks of 64 KiB between them.
 
     A file of up to 1 MiB is hashed whole. Of a DICOM series all files are. Finds a file that was replaced,
-    cut or edited; not a change of a few bytes between two blocks. Raises SlideUnreadable.
+    cut or edited; not a change of a few bytes between two blocks. Of an object in object storage it is that of the
+    same file on disk. Raises SlideUnreadable, for an object also ObjectStorageError and SlideChanged.
     """
+    if isinstance(path, Remote) or (isinstance(path, str) and is_url(path)):
+        return remote_fingerprint(path)
     path = Path(path)
     digest = hashlib.sha256()
     try:
@@ -117,9 +123,9 @@ def _add(path: Path, digest: hashlib._Hash) -> None:
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         digest.update(size.to_bytes(8, "big"))
-        if size <= _BLOCK * _BLOCKS:
+        if size <= BLOCK * BLOCKS:
             digest.update(file.read())
             return
-        for index in range(_BLOCKS):
-            file.seek((size - _BLOCK) * index // (_BLOCKS - 1))
-            digest.update(file.read(_BLOCK))
+        for index in range(BLOCKS):
+            file.seek((size - BLOCK) * index // (BLOCKS - 1))
+            digest.update(file.read(BLOCK))

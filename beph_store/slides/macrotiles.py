@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from beph_store.errors import SlideUnreadable
 from beph_store.geometry import Size
-from beph_store.slides.backend import Backend, UInt8
+from beph_store.slides.backend import Backend, Fetcher, UInt8
 
 Key = tuple[int, int, int]
 """(level, column, row) of a macro-tile."""
@@ -97,6 +97,8 @@ class MacroTiled(Backend):
     """
 
     grids: tuple[Grid, ...]
+    #: Whether the file is a copy that is not all there.
+    in_parts: bool = False
 
     def _open(self, grids: tuple[Grid, ...], cache_bytes: int) -> None:
         self.grids = grids
@@ -115,6 +117,8 @@ class MacroTiled(Backend):
         """See `Backend.read`."""
         grid = self.grids[level]
         height, width = out.shape[:2]
+        if self.in_parts:
+            self.want(level, list(grid.touched(x, y, width, height)))
         for column, row in grid.touched(x, y, width, height):
             entry = self._cache.get((level, column, row), self._entry, self.counting)
             if isinstance(entry, str):
@@ -160,12 +164,18 @@ class BlockFile:
     Not a memory map: a file that is cut short under one kills the process.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, fetcher: Fetcher | None = None) -> None:
         self.path = path
+        self.fetcher = fetcher
         self._descriptor = os.open(path, os.O_RDONLY)
 
     def read(self, offset: int, count: int) -> bytes:
-        """``count`` bytes at ``offset``. Raises SlideUnreadable where the file does not have them."""
+        """``count`` bytes at ``offset``. Raises SlideUnreadable where the file does not have them.
+
+        What cannot be fetched raises something else: it is no damage of the file.
+        """
+        if self.fetcher is not None:
+            self.fetcher.ensure(offset, count)
         try:
             data = os.pread(self._descriptor, count, offset)
         except OSError as error:

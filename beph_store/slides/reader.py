@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from types import TracebackType
 
 import numpy as np
@@ -28,10 +29,20 @@ class SlideReader:
     """One open slide. Usable from several threads; close it, or use it as a context.
 
     ``info`` what is known of it; ``backend`` the name of what reads it; ``note`` what the user should know
-    about that choice, often empty.
+    about that choice, often empty. ``after`` is called when it is closed.
     """
 
-    def __init__(self, info: SlideInfo, backend: Backend) -> None:
+    def __init__(
+        self,
+        info: SlideInfo,
+        backend: Backend,
+        *,
+        in_parts: bool = False,
+        after: Callable[[], None] | None = None,
+    ) -> None:
+        #: Whether it is read from object storage as far as it is needed; see ``want``.
+        self.in_parts = in_parts
+        self._after = after
         self.info = info
         self.downsamples = downsamples(info.level_sizes)
         self._backend = backend
@@ -71,6 +82,13 @@ class SlideReader:
     def hold(self, most_bytes: int) -> None:
         """Hold at most so many bytes of decoded macro-tiles from now on, and never more than ``cache_bytes``."""
         self._backend.hold(most_bytes)
+
+    def want(self, level: int, macro_tiles: Iterable[tuple[int, int]] | None = None) -> None:
+        """Fetch (column, row) of a level, all if None, where the slide is read ``in_parts``; otherwise nothing.
+
+        Not needed for reading, which fetches what is missing; many at once are quicker.
+        """
+        self._backend.want(level, macro_tiles)
 
     def read_level(self, level: int, x: int, y: int, w: int, h: int) -> UInt8:
         """(h, w, 3) uint8 RGB of the region at (x, y), all in px of ``level``; white where there is nothing.
@@ -121,6 +139,7 @@ class SlideReader:
         rows = max(1, _STRIP_PX // (width * factor)) * factor
         strip = np.empty((rows, width, 3), np.uint8)
         whole = False
+        self.want(level)
         self._backend.counting = False
         for top in range(0, height, rows):
             self._backend.trim(max(_STRIP_CACHE_BYTES, width * _CACHED_ROWS * 4))
@@ -159,6 +178,8 @@ class SlideReader:
         if not self._closed:
             self._closed = True
             self._backend.close()
+            if self._after is not None:
+                self._after()
 
     def __enter__(self) -> SlideReader:
         return self

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from beph_store.errors import SlideError, SlideUnreadable, UsageError
+from beph_store.errors import ObjectStorageError, SlideError, SlideUnreadable, UsageError
 from beph_store.geometry import Size, check_mpp
+from beph_store.objects import is_url
 from beph_store.records import MppSource, SlideInfo
-from beph_store.slides.backend import CACHE_BYTES, Backend, Declined, Kind, Probe, UInt8
+from beph_store.slides.backend import CACHE_BYTES, Backend, Declined, Fetcher, Kind, Probe, UInt8
 from beph_store.slides.find import fingerprint
 from beph_store.slides.reader import SlideReader
+from beph_store.slides.remote import Remote, Staging, sampled
 from beph_store.slides.tiffdir import read_layout
 from beph_store_kernels import reduce_area
 
@@ -47,63 +49,94 @@ BACKENDS: tuple[Row, ...] = (
 #: Where OpenSlide itself resamples, means of blocks are compared: part of a px hardly moves them.
 _BLOCK_PX = 16
 _BLOCK_TOLERANCE = 2.0
+#: Of a copy that is not all there these are fetched first: directories lie at either end.
+_HEAD_BYTES, _TAIL_BYTES = 64 << 10, 128 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What is asked of a slide beside its pixels: see ``open_slide``; ``path`` as it is to be told."""
+
+    slide_id: str
+    path: str
+    mpp: float | tuple[float, float] | None = None
+    mpp_source: MppSource = "declared"
+    prefer: str | None = None
 
 
 def open_slide(
-    path: str | Path,
+    path: str | Path | Remote,
     *,
     slide_id: str | None = None,
     mpp: float | tuple[float, float] | None = None,
     mpp_source: MppSource = "declared",
     prefer: str | None = None,
     cache_bytes: int = CACHE_BYTES,
+    staging: Staging | None = None,
 ) -> SlideReader:
-    """Open a slide.
+    """Open a slide: a file, or an address in object storage (s3://, gs://, az://).
 
     ``mpp`` (µm per level-0 px, one value or x and y) goes before what the file says; ``mpp_source``
     says whose it is. ``prefer`` names the one backend that may open the file; ``cache_bytes`` bounds
-    the decoded macro-tiles held. The id is the file's name unless ``slide_id`` is given.
+    the decoded macro-tiles held; ``staging`` is of use for addresses only. The id is the file's name unless
+    ``slide_id`` is given.
 
     Raises SlideUnreadable, MppMissing or MppImplausible, with the slide's id and path;
-    UsageError for a ``prefer`` that is in no row of the table.
+    UsageError for a ``prefer`` that is in no row of the table. For an address also ObjectStorageError, SlideChanged,
+    and SlideError where local disk is short.
     """
-    path = Path(path)
-    slide_id = slide_id or path.name
-    rows = [row for row in BACKENDS if prefer in (None, row.name)]
-    if not rows:
+    if prefer not in (None, *(row.name for row in BACKENDS)):
         raise UsageError(f"no backend {prefer!r}: have {', '.join(row.name for row in BACKENDS)}")
+    address = path.url if isinstance(path, Remote) else str(path)
+    ask = Ask(slide_id or Path(address).name, address, mpp, mpp_source, prefer)
     try:
-        probe = examine(path, cache_bytes)
-        backend = _open_first(rows, probe)
-        try:
-            if prefer is None and backend.name == "tiled-jpeg":
-                backend = _verified(backend, probe)
-            return SlideReader(_info(backend, path, slide_id, mpp, mpp_source), backend)
-        except BaseException:
-            backend.close()
-            raise
+        if isinstance(path, Remote) or (isinstance(path, str) and is_url(path)):
+            from beph_store.slides.staged import open_staged
+
+            return open_staged(path, ask, cache_bytes, staging or Staging())
+        return SlideReader(*first_that_opens(examine(Path(path), cache_bytes), ask))
     except SlideUnreadable as error:
-        raise SlideUnreadable(str(error), slide_id=slide_id, path=path) from error
+        raise SlideUnreadable(str(error), slide_id=ask.slide_id, path=address) from error
 
 
-def examine(path: Path, cache_bytes: int = CACHE_BYTES) -> Probe:
+def first_that_opens(probe: Probe, ask: Ask) -> tuple[SlideInfo, Backend]:
+    """Through the first backend of the table that takes the file. Raises as ``open_slide`` does."""
+    rows = [row for row in BACKENDS if ask.prefer in (None, row.name)]
+    backend = _open_first(rows, probe)
+    try:
+        if ask.prefer is None and backend.name == "tiled-jpeg":
+            backend = _verified(backend, probe)
+        return _info(backend, probe, ask), backend
+    except BaseException:
+        backend.close()
+        raise
+
+
+def examine(path: Path, cache_bytes: int = CACHE_BYTES, fetcher: Fetcher | None = None) -> Probe:
     """Look at a file without trusting it: a regular file, its kind by content, its TIFF directories checked.
 
-    Raises SlideUnreadable.
+    Of a copy that is not all there ``fetcher`` brings what is looked at. Raises SlideUnreadable.
     """
     try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
-            what = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            what = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
             raise SlideUnreadable(f"{path.name} is {what}", path=path)
+        if fetcher is not None:
+            fetcher.want(
+                [(0, min(status.st_size, _HEAD_BYTES)), (max(0, status.st_size - _TAIL_BYTES), _TAIL_BYTES)]
+            )
         with path.open("rb") as file:
             head = file.read(132)
+    except ObjectStorageError:
+        raise
     except OSError as error:
         raise SlideUnreadable(f"{path.name}: {error.strerror or error}", path=path) from error
     if not head:
         raise SlideUnreadable(f"{path.name} is empty", path=path)
     kind = _kind(head, path.suffix.lower())
-    return Probe(path, kind, read_layout(path) if kind == "tiff" else None, cache_bytes)
+    layout = read_layout(path, fetcher.ensure if fetcher else None) if kind == "tiff" else None
+    return Probe(path, kind, layout, cache_bytes, fetcher)
 
 
 def _kind(head: bytes, suffix: str) -> Kind:
@@ -196,32 +229,27 @@ def _on_whole_pixels(reference: Backend, level: int, position: int) -> bool:
     return level == 0 or position == 0 or (exact and (position * downsample).is_integer())
 
 
-def _info(
-    backend: Backend,
-    path: Path,
-    slide_id: str,
-    mpp: float | tuple[float, float] | None,
-    mpp_source: MppSource,
-) -> SlideInfo:
-    if mpp is not None:
-        x, y = mpp if isinstance(mpp, tuple) else (mpp, mpp)
-        source = mpp_source
+def _info(backend: Backend, probe: Probe, ask: Ask) -> SlideInfo:
+    source = ask.mpp_source
+    if ask.mpp is not None:
+        x, y = ask.mpp if isinstance(ask.mpp, tuple) else (ask.mpp, ask.mpp)
     elif backend.stated_mpp is not None:
         x, y, source = backend.stated_mpp.x, backend.stated_mpp.y, backend.stated_mpp.source
     else:
         x = y = 0.0
-        source = mpp_source
     try:
         mpp_x, mpp_y = check_mpp(x, y)
     except SlideError as error:
-        raise type(error)(str(error), slide_id=slide_id, path=path) from None
+        raise type(error)(str(error), slide_id=ask.slide_id, path=ask.path) from None
+    if probe.fetcher is not None:
+        probe.fetcher.want(list(sampled(probe.path.stat().st_size)))
     return SlideInfo(
-        slide_id=slide_id,
-        path=str(path),
+        slide_id=ask.slide_id,
+        path=ask.path,
         size_l0=backend.level_sizes[0],
         mpp_x=mpp_x,
         mpp_y=mpp_y,
         mpp_source=source,
         level_sizes=backend.level_sizes,
-        fingerprint=fingerprint(path),
+        fingerprint=fingerprint(probe.path),
     )

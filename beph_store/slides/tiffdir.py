@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -104,16 +104,21 @@ class TiffLayout:
     sub_pages: tuple[Page, ...] = ()
 
 
-def read_layout(path: Path) -> TiffLayout:
-    """The layout of a TIFF or BigTIFF file. Raises SlideUnreadable where it cannot be what it says."""
+def read_layout(path: Path, fetch: Callable[[int, int], None] | None = None) -> TiffLayout:
+    """The layout of a TIFF or BigTIFF file. Raises SlideUnreadable where it cannot be what it says.
+
+    ``fetch`` (offset, bytes) is called for every part of every directory before it is read, the values of tags that
+    mean nothing here too: other readers of the same file look at those.
+    """
     with path.open("rb") as file:
-        return _Parser(file, path).layout()
+        return _Parser(file, path, fetch).layout()
 
 
 class _Parser:
-    def __init__(self, file: BinaryIO, path: Path) -> None:
+    def __init__(self, file: BinaryIO, path: Path, fetch: Callable[[int, int], None] | None) -> None:
         self._file = file
         self._path = path
+        self._fetch = fetch
         self._size = os.fstat(file.fileno()).st_size
         head = self._bytes(0, 16, "header")
         self._order = {b"II": "<", b"MM": ">"}.get(head[:2], "")
@@ -157,6 +162,8 @@ class _Parser:
             tag, kind = struct.unpack_from(self._order + "HH", block, start)
             if tag in _WANTED and kind in _SIZES:
                 tags[_WANTED[tag]] = self._value(tag, kind, block[start + 4 : start + entry])
+            elif self._fetch is not None and kind in _SIZES:
+                self._value(tag, kind, block[start + 4 : start + entry])
         at = offset + width + len(block)
         if at + struct.calcsize(link) > self._size:
             raise self._refusal("truncated in a directory")
@@ -234,6 +241,8 @@ class _Parser:
     def _bytes(self, offset: int, count: int, what: str) -> bytes:
         if offset + count > self._size:
             raise self._refusal("empty" if self._size == 0 else f"truncated: no {what} where one should be")
+        if self._fetch is not None:
+            self._fetch(offset, count)
         self._file.seek(offset)
         return self._file.read(count)
 

@@ -6,7 +6,7 @@ JPEG) and leaves the rest to the next backends. `table` compares a sample of it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -36,7 +36,8 @@ class TiledJpeg(MacroTiled):
             self._readers = [JpegReader(p.tile, p.photometric == RGB, p.jpeg_tables) for p in self._pages]
         except JpegError as error:
             raise Declined(str(error)) from error
-        self._file = BlockFile(probe.path)
+        self._file = BlockFile(probe.path, probe.fetcher)
+        self.in_parts = probe.fetcher is not None
         self._open(tuple(Grid(page.size, page.tile) for page in self._pages), probe.cache_bytes)
 
     def _decode(self, level: int, column: int, row: int) -> UInt8 | None:
@@ -50,6 +51,18 @@ class TiledJpeg(MacroTiled):
         except JpegError as error:
             raise SlideUnreadable(str(error)) from error
 
+    def want(self, level: int, macro_tiles: Iterable[tuple[int, int]] | None = None) -> None:
+        """See `Backend.want`."""
+        if self._file.fetcher is None:
+            return
+        page = self._pages[level]
+        if macro_tiles is None:
+            index = np.arange(len(page.counts))
+        else:
+            index = np.array([row * page.grid[0] + column for column, row in macro_tiles], np.int64)
+        spans = zip(page.offsets[index].tolist(), page.counts[index].tolist(), strict=True)
+        self._file.fetcher.want(list(spans))
+
     def close(self) -> None:
         """See `Backend.close`."""
         self._file.close()
@@ -57,6 +70,7 @@ class TiledJpeg(MacroTiled):
 
     def samples(self) -> Iterator[tuple[int, int, int, Size]]:
         """(level, x, y, (w, h)) of macro-tiles worth comparing: full ones, the edges, one of each level."""
+        picked: list[tuple[int, list[int]]] = []
         for level, page in enumerate(self._pages):
             by_size = np.argsort(page.counts, kind="stable")
             last = len(page.counts) - 1
@@ -65,9 +79,19 @@ class TiledJpeg(MacroTiled):
                 if level
                 else [by_size[-1], by_size[len(by_size) * 3 // 4], last, page.grid[0] - 1]
             )
-            for index in dict.fromkeys(int(pick) for pick in picks):
+            picked.append((level, list(dict.fromkeys(int(pick) for pick in picks))))
+        self._fetch(picked)
+        for level, indices in picked:
+            page = self._pages[level]
+            for index in indices:
                 x, y = index % page.grid[0] * page.tile[0], index // page.grid[0] * page.tile[1]
                 yield level, x, y, (min(page.tile[0], page.size[0] - x), min(page.tile[1], page.size[1] - y))
+
+    def _fetch(self, picked: list[tuple[int, list[int]]]) -> None:
+        """All at once: one by one each would wait for the network."""
+        if self._file.fetcher is not None:
+            pages = [(self._pages[level], index) for level, indices in picked for index in indices]
+            self._file.fetcher.want([(int(page.offsets[i]), int(page.counts[i])) for page, i in pages])
 
 
 def level_pages(layout: TiffLayout, vendor: str | None) -> list[Page]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
 
-from beph_store.errors import SlideUnreadable
+from beph_store.errors import BephStoreError, SlideUnreadable
 from beph_store.geometry import level_for, to_level0
 from beph_store.records import TileSet
 from beph_store.slides.backend import UInt8
@@ -81,6 +83,25 @@ class TileReader:
         # Memory that was just let go is still in the processor's cache: a third faster than a large heap.
         self._slide.hold((min(columns, widest) + 1) * column_bytes * 5 // 4)
         return chosen[np.lexsort((x, y, x // (columns * macro[0])))].astype(np.int32)
+
+    def fetch_ahead(self, indices: Sequence[int] | _IntArray) -> None:
+        """Begin to fetch what these tiles need, in a thread; nothing where the slide is all here."""
+        if not self._slide.in_parts or not len(indices):
+            return
+        wanted = self._macro_tiles(np.asarray(indices, np.int64))
+
+        def fetch() -> None:
+            # What fails here is tried again by whoever reads it, and told there.
+            with suppress(BephStoreError, OSError):
+                self._slide.want(self.level, wanted)
+
+        # Not waited for: it ends with the slide.
+        threading.Thread(target=fetch, name="fetch", daemon=True).start()
+
+    def want(self) -> None:
+        """Fetch what all tiles need; nothing where the slide is all here."""
+        if self._slide.in_parts and len(self._corner):
+            self._slide.want(self.level, self._macro_tiles(np.arange(len(self._corner))))
 
     def common_macro_tiles(self, some: _IntArray, others: _IntArray) -> int:
         """How many macro-tiles tiles of both sides lie on; 0 where the file has none that are known."""

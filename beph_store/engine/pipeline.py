@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beph_store.engine.messages import Closed, Failed, Opened
-from beph_store.engine.readers import ReaderPool, Tiles
+from beph_store.engine.readers import Event, Tiles
 from beph_store.engine.report import StageClock
 from beph_store.runtimes import Stream
 from beph_store.store import Packed, pack
@@ -57,6 +57,19 @@ class Kept:
 Stored = Opened | Kept | Encoded | Closed | Failed
 
 
+class Pool(Protocol):
+    """Where tiles come from: reader processes, or readers of a cluster."""
+
+    def events(self) -> Iterator[Event]:
+        """What the readers do, until nothing is left or ``stop`` was called; one thread iterates."""
+
+    def give_back(self, tiles: Tiles) -> None:
+        """The pixels were used; called from another thread."""
+
+    def stop(self) -> None:
+        """Let ``events`` end soon, whatever is unfinished."""
+
+
 class Sink(Protocol):
     """Takes everything in order, in one thread."""
 
@@ -81,7 +94,7 @@ def packers() -> int:
 
 
 def run(
-    pool: ReaderPool,
+    pool: Pool,
     stream: Stream,
     sink: Sink,
     *,
@@ -122,7 +135,7 @@ class _Part:
 
 
 class _Flow:
-    def __init__(self, pool: ReaderPool, stream: Stream, sink: Sink, dim: int, *, keep: bool) -> None:
+    def __init__(self, pool: Pool, stream: Stream, sink: Sink, dim: int, *, keep: bool) -> None:
         self._pool = pool
         self._stream = stream
         self._sink = sink

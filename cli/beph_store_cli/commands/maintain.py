@@ -61,16 +61,39 @@ def slides(
     console().print(table(("slide", "status", "#tiles", "#µm/px", "from", "reader", "reason"), shown))
 
 
-def verify(store: StoreArgument, json: JsonOption = False) -> None:
+def verify(
+    store: StoreArgument,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also read tiles of the slides again and embed them.")
+    ] = False,
+    sample: Annotated[int, typer.Option(min=1, help="--deep: how many tiles, drawn over all slides.")] = 256,
+    seed: Annotated[int, typer.Option(min=0, help="--deep: of the draw.")] = 0,
+    encoder: Annotated[
+        str | None, typer.Option(help="--deep: name or bundle, where the one of the ingest has moved.")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="--deep: only tiles of this recipe.")] = None,
+    json: JsonOption = False,
+) -> None:
     """Read everything again and compare it with what was recorded: counts, order, values, hashes."""
     from beph_store.store import Store
     from beph_store.store import verify as check
     from beph_store_cli.progress import bar
 
+    opened = Store.open(store)
     with bar("verifying slides") as progress:
-        report = check(Store.open(store), progress)
+        report = check(opened, progress)
+    found = {**dataclasses.asdict(report)}
+    if deep:
+        from beph_store.engine.deep_verify import DeepOptions, deep_verify
+
+        options = DeepOptions(sample, seed, encoder, recipe=recipe)
+        with bar("embedding tiles again") as progress:
+            again = deep_verify(opened, options, progress)
+        report.problems += again.problems
+        report.notes += again.notes
+        found |= {"problems": report.problems, "notes": report.notes, "deep": again.to_json()}
     if json:
-        print_json({"ok": report.ok, **dataclasses.asdict(report)})
+        print_json({"ok": report.ok, **found})
     else:
         for line in report.problems:
             console().print(Text.assemble(("problem", "red"), f" {line}"))
@@ -79,6 +102,9 @@ def verify(store: StoreArgument, json: JsonOption = False) -> None:
         console().print(
             f"{report.slides:,} slides, {report.tiles:,} tiles: {'ok' if report.ok else 'NOT ok'}"
         )
+        if deep:
+            worst = "" if again.worst is None else f"; least agreement {again.worst:.4f}"
+            console().print(f"{again.tiles:,} of {again.asked:,} tiles embedded again{worst}")
     if not report.ok:
         typer.echo(f"error: {len(report.problems)} problems in {store}", err=True)
         raise typer.Exit(1)

@@ -17,6 +17,7 @@ import socket
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a task without a GPU may still ask which there are
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # of calls that nobody waits for any more, after the first error
 }
 _TOKEN_CURE = (
     "Ray clusters are joined with a token: set RAY_AUTH_TOKEN, or put it into ~/.ray/auth_token (the head node made "
@@ -153,7 +155,9 @@ def _init(ray: Any, settings: dict[str, Any], where: str, stack: contextlib.Exit
     stack.enter_context(_quiet())
     stack.callback(ray.shutdown)
     try:
-        with _signals_kept():
+        with _signals_kept(), warnings.catch_warnings():
+            # It starts its processes anew; the fork in between runs no Lance.
+            warnings.filterwarnings("ignore", message="lance is not fork-safe")
             ray.init(namespace="beph-store", **quiet, **settings)
     except Exception as error:
         raise ClusterUnavailable(_why_not(error, where)) from error

@@ -14,6 +14,7 @@ from beph_store.cohort.ids import SlideIndex, tcga_patient
 from beph_store.cohort.join import NOT_IN_STORE, SEVERAL_SLIDES
 from beph_store.cohort.labels import some
 from beph_store.cohort.tile_labels import TileLabels, names_tiles, read_tile_labels
+from beph_store.engine.probe.kept import kept_labels
 from beph_store.engine.probe.tiles import MAX_TILES, ProbeTiles, Rows
 from beph_store.engine.search.table import SearchTable, open_table
 from beph_store.errors import AmbiguousColumn, CohortError
@@ -49,7 +50,7 @@ class _Found:
 
 def store_tiles(
     store: str | Path,
-    labels: str | Path,
+    labels: str | Path | None,
     *,
     recipe: str | None = None,
     wanted: Wanted | None = None,
@@ -57,12 +58,16 @@ def store_tiles(
 ) -> ProbeTiles:
     """The stored tiles that a table labels: all tiles of a slide or a case, or single ones (x and y, or tile).
 
-    A case may hold several classes. Raises CohortError for a table that cannot be used as it is or fits nothing.
+    Without a table, those that `annotate` and the page labelled. A case may hold several classes. Raises CohortError
+    for a table that cannot be used as it is or fits nothing.
     """
     asked = wanted or Wanted()
     table = open_table(store, recipe=recipe, progress=progress)
     columns = dataclasses.replace(asked.columns, conflicts="keep")
-    if names_tiles(labels):
+    if labels is None:
+        by = "tile"
+        found = _of_tiles(table, kept_labels(table, columns))
+    elif names_tiles(labels):
         by = "tile"
         found = _of_tiles(table, read_tile_labels(labels, columns))
     else:
@@ -105,7 +110,7 @@ def store_tiles(
             "recipe": key.key,
             "encoder": key.encoder.name,
             "dim": key.encoder.dim,
-            "labels": str(labels),
+            "labels": None if labels is None else str(labels),
             "labels_by": by,
         },
         vectors=table.flat.vectors[place].astype(np.float32),

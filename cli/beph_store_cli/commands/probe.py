@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from beph_store.errors import UsageError
+from beph_store_cli.commands.train import FanOption
 from beph_store_cli.progress import bar
 from beph_store_cli.render import JsonOption, StoreArgument, choice, console, print_json, table
 
@@ -45,8 +46,9 @@ Classes = Annotated[
 def probe(
     store: StoreArgument,
     labels: Annotated[
-        Path, typer.Option(help="Table of slides, cases, or single tiles (slide, x and y, or tile).")
-    ],
+        Path | None,
+        typer.Option(help="Table of slides, cases or tiles (slide, x and y) \\[what `annotate` labelled]."),
+    ] = None,
     target: Annotated[str | None, typer.Option(help="Column of the class, if the table has several.")] = None,
     classes: Classes = None,
     method: Method = "linear",
@@ -63,6 +65,7 @@ def probe(
     seed: Seed = 0,
     draws: Draws = 1000,
     shuffle_labels: Shuffle = False,
+    ray: FanOption = None,
     recipe: Annotated[str | None, typer.Option(help="Which recipe, if the store has several.")] = None,
     case_column: Annotated[str | None, typer.Option(help="Column of the case (patient).")] = None,
     slide_column: Annotated[str | None, typer.Option(help="Column of the slide.")] = None,
@@ -84,7 +87,7 @@ def probe(
     _check(out)
     with bar("reading embeddings") as reading:
         tiles = store_tiles(store, labels, recipe=recipe, wanted=wanted, progress=reading)
-    _run(tiles, options, out, json)
+    _run(tiles, options, out, json, ray)
 
 
 def probe_images(
@@ -127,6 +130,7 @@ def probe_images(
     precision: Annotated[
         str | None, typer.Option(help="fp32, fp16, bf16, int8, or auto: the fastest here \\[fp32].")
     ] = None,
+    ray: FanOption = None,
     json: JsonOption = False,
 ) -> None:
     """The same for a data set of images: `probe-images BreaKHis_v1 --layout breakhis --fit crop --out DIR`."""
@@ -147,7 +151,7 @@ def probe_images(
         tiles = image_tiles(
             found, out, how, classes=wanted, max_tiles=max_tiles or MAX_TILES, seed=seed, progress=moved
         )
-    _run(tiles, options, out, json)
+    _run(tiles, options, out, json, ray)
 
 
 def show(result: ProbeResult) -> None:
@@ -215,12 +219,12 @@ def _options(
     )
 
 
-def _run(tiles: ProbeTiles, options: ProbeOptions, out: Path | None, json: bool) -> None:
+def _run(tiles: ProbeTiles, options: ProbeOptions, out: Path | None, json: bool, ray: str | None) -> None:
     from beph_store.engine.probe.report import REPORT, write
     from beph_store.engine.probe.run import probe as run
 
     with bar("probing") as moved:
-        result = run(tiles, options, progress=moved)
+        result = run(tiles, options, progress=moved, ray_address=ray)
     if out is not None:
         write(result, out)
     if json:

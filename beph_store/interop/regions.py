@@ -66,7 +66,13 @@ def ring_of(points: Sequence[Sequence[Any]]) -> Ring | None:
         raise ValueError("a position is not finite")
     keep = (ring != np.roll(ring, -1, axis=0)).any(axis=1)  # the last point repeats the first
     ring = ring[keep]
-    return ring if len(ring) >= 3 and signed_area(ring) != 0 else None
+    return ring if len(ring) >= 3 and not _on_a_line(ring) else None
+
+
+def _on_a_line(ring: Ring) -> bool:
+    away = ring - ring[0]
+    far = away[np.abs(away).sum(axis=1).argmax()]
+    return bool((far[0] * away[:, 1] == far[1] * away[:, 0]).all())
 
 
 def signed_area(ring: Ring) -> float:

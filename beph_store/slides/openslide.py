@@ -86,6 +86,26 @@ def vendor(path: Path) -> str | None:
     return None if found is None else str(found)
 
 
+def bounds(path: Path) -> tuple[int, int, int, int] | None:
+    """(x, y, width, height) in level-0 px of the part that was scanned, as the file states it; None where it does not.
+
+    SlideUnreadable where OpenSlide does not open the file.
+    """
+    from openslide import OpenSlide, OpenSlideError
+
+    try:
+        with OpenSlide(str(path)) as handle:
+            given = [
+                handle.properties.get(f"openslide.bounds-{name}") for name in ("x", "y", "width", "height")
+            ]
+    except (OpenSlideError, OSError) as error:
+        raise SlideUnreadable(f"OpenSlide: {_one_line(error)}", path=path) from error
+    if None in given:
+        return None
+    x, y, width, height = (int(value) for value in given)
+    return x, y, width, height
+
+
 def _stated(properties: Any, probe: Probe) -> StatedMpp | None:
     """OpenSlide's reading of the vendor's field; of plain TIFF the tags, which it passes on unchecked."""
     if properties.get("openslide.vendor") == "generic-tiff" and probe.tiff is not None and probe.tiff.pages:

@@ -15,6 +15,7 @@ import typer
 
 from beph_store.errors import BephStoreError, MissingExtra, UsageError
 from beph_store_cli.commands import (
+    annotate,
     audit,
     bench,
     demo,
@@ -81,6 +82,7 @@ train.register(app)
 heatmap.register(app)
 search.register(app)
 map.register(app)
+annotate.register(app)
 probe.register(app)
 finetune.register(app)
 pretrain.register(app)

@@ -243,6 +243,7 @@ class _Parser:
             raise self._refusal("empty" if self._size == 0 else f"truncated: no {what} where one should be")
         if self._fetch is not None:
             self._fetch(offset, count)
+            return os.pread(self._file.fileno(), count, offset)  # a buffer would hold what was not there yet
         self._file.seek(offset)
         return self._file.read(count)
 

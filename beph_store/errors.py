@@ -34,13 +34,11 @@ context is keyword-only, so that an error survives the way back from a worker pr
 
 from __future__ import annotations
 
-from pathlib import Path
-
 
 class BephStoreError(Exception):
     """Base of every error raised on purpose."""
 
-    def __init__(self, message: str, *, slide_id: str | None = None, path: str | Path | None = None) -> None:
+    def __init__(self, message: str, *, slide_id: str | None = None, path: object = None) -> None:
         super().__init__(message)
         self.slide_id = slide_id
         self.path = None if path is None else str(path)

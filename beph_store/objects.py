@@ -55,6 +55,9 @@ _ELSEWHERE = re.compile(
 _STATUS = re.compile(r"status(?: code)?: (\d{3})")
 _NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist", re.IGNORECASE)
 
+#: How ``object_store`` begins what it says.
+_FROM_STORAGE = re.compile(r"Generic (S3|GCS|MicrosoftAzure) error|Error performing [A-Z]+ http|credentials provider")
+
 _CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
@@ -146,12 +149,14 @@ def endpoint(scheme: str) -> str | None:
 
 
 @contextmanager
-def translated(url: str) -> Iterator[None]:
-    """Turn obstore's errors into FileNotFoundError (no such object) and ObjectStorageError, one line each."""
+def translated(url: str, *, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn obstore's errors, ``but`` for those, into FileNotFoundError (no such object) and ObjectStorageError."""
     from obstore.exceptions import BaseError
 
     try:
         yield
+    except but:
+        raise
     except FileNotFoundError as error:  # obstore raises Python's own
         if _NO_BUCKET.search(str(error)):
             raise ObjectStorageError(explain(error, url), path=url) from None
@@ -184,6 +189,11 @@ def explain(error: BaseException, url: object) -> str:
     if status == 429 or status >= 500:
         return f"{server} keeps answering {status}: nothing is lost, run the same command again later"
     return f"{server}: {redacted(text.splitlines()[0] if text else type(error).__name__)[:200]}"
+
+
+def is_storage_error(error: BaseException) -> bool:
+    """Whether an error of Lance is one of a bucket."""
+    return bool(_FROM_STORAGE.search(str(error)))
 
 
 def redacted(text: str) -> str:

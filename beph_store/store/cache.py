@@ -21,7 +21,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import lance
 import numpy as np
 import pyarrow as pa
 from filelock import FileLock, Timeout
@@ -32,6 +31,7 @@ from beph_store.records import Bags, Case, Recipe
 from beph_store.store.durable import sync_folder, write_json
 from beph_store.store.layout import Layout
 from beph_store.store.registry import Registry, SlideRow
+from beph_store.store.tables import lance_errors, open_table
 
 #: Version of the files of a cache; another one is simply made again.
 _FORMAT = 1
@@ -181,7 +181,9 @@ def open_flat(layout: Layout, recipe: Recipe, progress: Progress | None = None) 
                 return found or _build(layout, plan, progress)
             except StoreError:
                 tries += 1
-                if tries == _TRIES or _Plan.make(layout, recipe).digest == plan.digest:
+                # In a bucket another machine may have compacted the table meanwhile, which changes no digest.
+                same = not layout.is_remote and _Plan.make(layout, recipe).digest == plan.digest
+                if tries == _TRIES or same:
                     raise
 
 
@@ -214,7 +216,7 @@ def _builder(layout: Layout, key: str) -> Iterator[bool]:
         return
     except OSError as error:
         raise StoreError(
-            f"the flat cache needs a store that can be written: {error}", path=layout.root
+            f"the flat cache needs a store that can be written: {error}", path=layout.work
         ) from error
     try:
         yield True
@@ -327,15 +329,16 @@ def _runs(layout: Layout, plan: _Plan) -> Iterator[tuple[str, dict[str, NDArray[
     """The readable rows of the tile table as runs of one ingest each, not copied where they need not be."""
     batch = max(64, _BATCH_BYTES // (plan.recipe.encoder.dim * 2))
     try:
-        scanner = lance.dataset(str(layout.tiles(plan.recipe.key))).scanner(
+        scanner = open_table(layout.tiles(plan.recipe.key)).scanner(
             columns=["ingest_id", "tile", "x", "y", "embedding"],
             batch_size=batch,
             batch_readahead=2,
             fragment_readahead=2,
             io_buffer_size=_READ_AHEAD_BYTES,
         )
-        for part in scanner.to_batches():
-            yield from _split(part)
+        with lance_errors(layout.root):
+            for part in scanner.to_batches():
+                yield from _split(part)
     except (OSError, ValueError) as error:
         why = str(error).splitlines()[0]
         raise StoreError(

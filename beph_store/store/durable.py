@@ -8,6 +8,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from beph_store.store.place import Place
+
 
 def sync_file(path: Path) -> None:
     """Flush a written file to the disk."""
@@ -24,8 +26,11 @@ def sync_folder(path: Path) -> None:
         sync_file(path)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write aside, flush, rename: afterwards the file is there whole, or as it was before."""
+def write_atomic(path: Place, data: bytes) -> None:
+    """Write aside, flush, rename: afterwards the file is there whole, or as it was before; an object always is."""
+    if not isinstance(path, Path):
+        path.write_bytes(data)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -39,13 +44,15 @@ def write_atomic(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
-def write_json(path: Path, data: Any) -> None:
+def write_json(path: Place, data: Any) -> None:
     """``write_atomic`` of indented JSON."""
     write_atomic(path, json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False).encode())
 
 
-def sync_lance(dataset: Path, data_files: list[str]) -> None:
-    """Flush the named data files of a Lance dataset and its newest manifest to the disk."""
+def sync_lance(dataset: Place, data_files: list[str]) -> None:
+    """Flush the named data files of a Lance dataset and its newest manifest to the disk; a bucket has them already."""
+    if not isinstance(dataset, Path):
+        return
     for name in data_files:
         sync_file(dataset / "data" / name)
     versions = dataset / "_versions"

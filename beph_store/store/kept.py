@@ -19,8 +19,10 @@ from beph_store.errors import StoreError, UnknownSlide
 from beph_store.records import Recipe
 from beph_store.store.layout import Layout
 from beph_store.store.pixels import ABSENT, FORMAT, SHARD, crc32, digest
+from beph_store.store.place import ObjectPath, Place
 from beph_store.store.registry import SlideRow
 from beph_store.store.staging import read_ready
+from beph_store.store.zarrs import is_group, read_group
 
 #: An entry of the index: where a chunk begins, and its bytes.
 _PAIR = struct.Struct("<QQ")
@@ -30,10 +32,10 @@ _ENTRY = _PAIR.size
 def has_pixels(layout: Layout, row: SlideRow) -> bool:
     """Whether the registry says that a finished slide's tiles were kept, and they are there."""
     archive = archive_of(layout, row)
-    return archive is not None and archive.exists()
+    return archive is not None and is_group(archive)
 
 
-def archive_of(layout: Layout, row: SlideRow) -> Path | None:
+def archive_of(layout: Layout, row: SlideRow) -> Place | None:
     """Where the kept tiles of a row are, None for a row without."""
     if row.status != "done" or row.pixels_sha256 is None or row.ingest_id is None:
         return None
@@ -56,7 +58,8 @@ class KeptTiles:
     def find(cls, layout: Layout, recipe: Recipe, rows: list[SlideRow]) -> KeptTiles:
         """Those of the ``rows`` of one recipe."""
         done = [row for row in rows if row.status == "done"]
-        kept = tuple(row for row in done if has_pixels(layout, row))
+        there = _archives(layout, recipe.key) if any(row.pixels_sha256 for row in done) else set()
+        kept = tuple(row for row in done if archive_of(layout, row) in there)
         names = {row.slide_id for row in kept}
         return cls(layout, recipe, kept, tuple(row.slide_id for row in done if row.slide_id not in names))
 
@@ -113,7 +116,7 @@ class KeptTiles:
                 shard.tile(int(numbers[at]), out[at])
         return out
 
-    def _archive(self, row: SlideRow) -> Path:
+    def _archive(self, row: SlideRow) -> Place:
         return self.layout.slide_pixels(row.recipe, row.slide_id, str(row.ingest_id))
 
 
@@ -129,16 +132,18 @@ class Shard:
     Holds the file open and nothing in memory. Raises StoreError where the archive is missing or damaged.
     """
 
-    def __init__(self, archive: Path, tiles: int, tile_px: int, slide_id: str) -> None:
+    def __init__(self, archive: Place, tiles: int, tile_px: int, slide_id: str) -> None:
         self._slide_id = slide_id
         self._archive = archive
         self._tiles = tiles
         self._shape = (tile_px, tile_px, 3)
         try:
-            self._file = (archive / SHARD).open("rb", buffering=0)
+            self._file = _open(archive / SHARD)
+            size = self._file.size()
         except OSError as error:
-            raise self._bad(f"cannot be opened: {error.strerror}") from error
-        self._data = os.fstat(self._file.fileno()).st_size - (_ENTRY * tiles + 4)  # what is not index
+            raise self._bad(f"cannot be opened: {error.strerror or error}") from error
+        self._data = size - (_ENTRY * tiles + 4)  # what is not index
+        self._entries: NDArray[np.uint64] | None = None  # of a bucket, where a look costs a request
 
     def index(self) -> NDArray[np.uint64]:
         """(N, 2) where each tile's chunk begins, and its bytes; the checksum of the whole index is tested."""
@@ -157,7 +162,7 @@ class Shard:
         """(H, W, 3) of one tile, into ``out`` where it is given; zero where it could not be read."""
         out = np.empty(self._shape, np.uint8) if out is None else out
         try:
-            offset, count = _PAIR.unpack(self._at(self._data + _ENTRY * number, _ENTRY))
+            offset, count = self._entry(number)
             if offset == ABSENT:
                 out[...] = 0
                 return out
@@ -169,17 +174,23 @@ class Shard:
             raise self._bad(f"are damaged at tile {number}") from error
         return out
 
+    def _entry(self, number: int) -> tuple[int, int]:
+        if isinstance(self._file, _Remote):
+            if self._entries is None:
+                self._entries = self.index()
+            offset, count = self._entries[number].tolist()
+        else:
+            offset, count = _PAIR.unpack(self._at(self._data + _ENTRY * number, _ENTRY))
+        return offset, count
+
     def _at(self, offset: int, count: int) -> bytes:
-        if hasattr(os, "pread"):
-            return os.pread(self._file.fileno(), count, offset)
-        self._file.seek(offset)
-        return self._file.read(count)
+        return self._file.at(offset, count)
 
     def _bad(self, how: str) -> StoreError:
         return StoreError(
             f"the kept tiles of slide {self._slide_id} {how}: ingest it again with --keep-tiles --replace",
             slide_id=self._slide_id,
-            path=self._archive,
+            path=str(self._archive),
         )
 
     def close(self) -> None:
@@ -198,7 +209,7 @@ def pixel_problems(layout: Layout, row: SlideRow, tile_px: int, ok: NDArray[np.b
     archive = archive_of(layout, row)
     if archive is None:
         return
-    if not archive.exists():
+    if not is_group(archive):
         yield "its kept tiles are missing: ingest it again with --keep-tiles --replace"
         return
     try:
@@ -215,15 +226,15 @@ def pixel_problems(layout: Layout, row: SlideRow, tile_px: int, ok: NDArray[np.b
         yield "its kept tiles do not have the hash that was recorded when they were written"
 
 
-def _metadata(archive: Path, row: SlideRow, tile_px: int) -> NDArray[np.bool_]:
+def _metadata(archive: Place, row: SlideRow, tile_px: int) -> NDArray[np.bool_]:
     """What the archive says of itself to any zarr reader, tested; returns its ``ok``."""
     try:
-        group = zarr.open_group(str(archive), mode="r")
+        group = read_group(archive, but=SHARD)
         said: dict[str, Any] = group.attrs.asdict()
         tiles, ok = group["tiles"], group["ok"]
         found = np.asarray(ok[...], bool) if isinstance(ok, zarr.Array) else np.zeros(0, bool)
     except (KeyError, ValueError, OSError) as error:
-        raise StoreError(f"its kept tiles are damaged: {error}", path=archive) from error
+        raise StoreError(f"its kept tiles are damaged: {error}", path=str(archive)) from error
     want = (row.tiles, tile_px, tile_px, 3)
     if said.get("format") != FORMAT or not isinstance(tiles, zarr.Array):
         raise StoreError(f"its kept tiles have format {said.get('format')!r}, this version reads {FORMAT}")
@@ -237,13 +248,56 @@ def _crcs(shard: Shard, tiles: int, tile_px: int) -> NDArray[np.uint32]:
     return np.array([crc32(shard.tile(number, out)) for number in range(tiles)], np.uint32)
 
 
-def orphan_archives(layout: Layout, key: str, rows: list[SlideRow]) -> list[Path]:
+def orphan_archives(layout: Layout, key: str, rows: list[SlideRow]) -> list[Place]:
     """Archives that neither a finished slide nor one that waits for its commit refers to."""
     ready = [read_ready(folder) for folder in layout.staging(key).glob("*")]
     live = {archive_of(layout, row) for row in (*rows, *(each.row for each in ready if each))}
+    return sorted((path for path in _archives(layout, key) if path not in live), key=str)
+
+
+def _archives(layout: Layout, key: str) -> set[Place]:
     folder = layout.pixels(key)
-    return sorted(set(folder.iterdir()) - live) if folder.is_dir() else []
+    return set(folder.iterdir()) if folder.is_dir() else set()
 
 
-def _size(folder: Path) -> int:
+class _Local:
+    """Bytes of a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb", buffering=0)
+
+    def size(self) -> int:
+        return os.fstat(self._file.fileno()).st_size
+
+    def at(self, offset: int, count: int) -> bytes:
+        if hasattr(os, "pread"):
+            return os.pread(self._file.fileno(), count, offset)
+        self._file.seek(offset)
+        return self._file.read(count)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Remote:
+    """Bytes of an object."""
+
+    def __init__(self, path: ObjectPath) -> None:
+        self._path = path
+
+    def size(self) -> int:
+        return self._path.stat().st_size
+
+    def at(self, offset: int, count: int) -> bytes:
+        return self._path.read_range(offset, count)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _open(path: Place) -> _Local | _Remote:
+    return _Local(path) if isinstance(path, Path) else _Remote(path)
+
+
+def _size(folder: Place) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -10,12 +10,18 @@
       runs/<run>.json            what was run, on what, how fast, with what outcome
       annotations/<key>.jsonl    labels that people gave to tiles and slides, every one ever; only appended to
       classifiers/<key>/<name>/  heads of tile classes that were saved from such labels
-      jobs/<id>/                 what a server was asked to do: record, log, events, what came of it
       labels/<id>.csv, .json     tables of labels that were handed to a server, named by their content
       predictions/<head>/        what a head says of every slide, where it was applied to the store
       staging/<key>/<slide>/     work in progress: vectors of slides not finished yet
+      locks/                     who is writing what right now: empty files, or leases (see `locks`)
+
+What is of one machine only lies in its working folder: the store itself where that is on a disk, a folder of the
+user's cache where it is in a bucket.
+
+    W/
+      jobs/<id>/                 what a server was asked to do: record, log, events, what came of it
       cache/<key>/<digest>/      flat copies of the vectors for training; may be deleted at any time
-      locks/                     who is writing what right now; empty files
+      staging/, runs/, locks/    pixels of slides in progress, progress of runs, locks within the machine
 
 A row of ``tiles`` exists for the reader only if the registry names its ``ingest_id``. Whatever a
 crash, a lost acknowledgement or a lost race leaves behind is therefore invisible, and harmless.
@@ -24,11 +30,14 @@ crash, a lost acknowledgement or a lost race leaves behind is therefore invisibl
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+
+from beph_store.store.place import Place
 
 #: Version of the layout and of every column below.
 FORMAT = 1
@@ -102,100 +111,124 @@ def slide_folder(slide_id: str) -> str:
     return f"{readable}-{hashlib.sha256(slide_id.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
 
 
-def is_dataset(path: Path) -> bool:
+def is_dataset(path: Place) -> bool:
     """Whether a Lance table is there; its folder alone proves nothing, a crash may have left it."""
     return any((path / "_versions").glob("*.manifest"))
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Every path of a store."""
+    """Every place of a store. ``root`` and what is below it may be in a bucket; what is a Path is on this machine."""
 
-    root: Path
+    root: Place
 
     @property
-    def marker(self) -> Path:
+    def is_remote(self) -> bool:
+        """Whether the store is in a bucket."""
+        return not isinstance(self.root, Path)
+
+    @property
+    def work(self) -> Path:
+        """The working folder of this machine: the store itself on a disk, else in $BEPH_STORE_WORK or the cache."""
+        if isinstance(self.root, Path):
+            return self.root
+        home = os.environ.get("BEPH_STORE_WORK")
+        folder = Path(home).expanduser() if home else Path.home() / ".cache" / "beph-store"
+        digest = hashlib.sha256(self.root.url.encode()).hexdigest()[:12]
+        return folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', self.root.name)}-{digest}"
+
+    @property
+    def marker(self) -> Place:
         """The file that makes a folder a store."""
         return self.root / "store.json"
 
     @property
-    def registry(self) -> Path:
+    def registry(self) -> Place:
         """The keyed table of slides."""
         return self.root / "slides.lance"
 
     @property
-    def recipes(self) -> Path:
+    def recipes(self) -> Place:
         """Folder of recipe records."""
         return self.root / "recipes"
 
     @property
-    def runs(self) -> Path:
+    def runs(self) -> Place:
         """Folder of run records."""
         return self.root / "runs"
 
     @property
-    def jobs(self) -> Path:
-        """Folder of what a server was asked to do."""
-        return self.root / "jobs"
+    def live(self) -> Path:
+        """Folder of how far the runs of this machine are."""
+        return self.work / "runs"
 
     @property
-    def labels(self) -> Path:
+    def jobs(self) -> Path:
+        """Folder of what a server was asked to do."""
+        return self.work / "jobs"
+
+    @property
+    def labels(self) -> Place:
         """Folder of kept tables of labels."""
         return self.root / "labels"
 
     @property
-    def predictions(self) -> Path:
+    def predictions(self) -> Place:
         """Folder of what heads say of every slide."""
         return self.root / "predictions"
 
-    def annotations(self, key: str) -> Path:
+    def annotations(self, key: str) -> Place:
         """The journal of labels given to tiles and slides of one recipe."""
         return self.root / "annotations" / f"{key}.jsonl"
 
-    def classifiers(self, key: str) -> Path:
+    def classifiers(self, key: str) -> Place:
         """Folder of the saved heads of tile classes of one recipe."""
         return self.root / "classifiers" / key
 
     @property
     def locks(self) -> Path:
-        """Folder of lock files."""
-        return self.root / "locks"
+        """Folder of lock files of this machine; leases lie in the same folder of the store."""
+        return self.work / "locks"
 
-    def recipe(self, key: str) -> Path:
+    def recipe(self, key: str) -> Place:
         """The record of one recipe."""
         return self.recipes / f"{key}.json"
 
-    def tiles(self, key: str) -> Path:
+    def tiles(self, key: str) -> Place:
         """The tile table of one recipe."""
         return self.root / "tiles" / f"{key}.lance"
 
-    def raster(self, key: str, slide_id: str) -> Path:
+    def raster(self, key: str, slide_id: str) -> Place:
         """The rasters of one slide."""
         return self.root / "rasters" / key / f"{slide_folder(slide_id)}.zarr"
 
-    def pixels(self, key: str) -> Path:
+    def pixels(self, key: str) -> Place:
         """Folder of the kept tiles of one recipe."""
         return self.root / "pixels" / key
 
-    def slide_pixels(self, key: str, slide_id: str, ingest_id: str) -> Path:
+    def slide_pixels(self, key: str, slide_id: str, ingest_id: str) -> Place:
         """The kept tiles of one ingest of a slide: named by it, so that the registry decides what is seen."""
         return self.pixels(key) / f"{slide_folder(slide_id)}.{ingest_id}.zarr"
 
-    def staging(self, key: str) -> Path:
+    def staging(self, key: str) -> Place:
         """Work in progress of one recipe."""
         return self.root / "staging" / key
 
-    def slide_staging(self, key: str, slide_id: str) -> Path:
+    def slide_staging(self, key: str, slide_id: str) -> Place:
         """Work in progress of one slide."""
         return self.staging(key) / slide_folder(slide_id)
 
-    def slide_lock(self, key: str, slide_id: str) -> Path:
-        """Held by the process that ingests the slide."""
-        return self.locks / f"{key}-{slide_folder(slide_id)}.lock"
+    def slide_work(self, key: str, slide_id: str) -> Path:
+        """What of a slide's work in progress is on this machine: its pixels."""
+        return self.work / "staging" / key / slide_folder(slide_id)
+
+    def slide_claim(self, key: str, slide_id: str) -> str:
+        """Name of the lock, held by the process that ingests the slide."""
+        return f"{key}-{slide_folder(slide_id)}"
 
     def cache(self, key: str) -> Path:
         """Flat copies of one recipe's vectors, each named by a digest of the registry rows it was made from."""
-        return self.root / "cache" / key
+        return self.work / "cache" / key
 
     def cache_lock(self, key: str) -> Path:
         """Held by the process that makes a flat copy."""

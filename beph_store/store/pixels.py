@@ -33,6 +33,8 @@ from zarr.codecs import ZstdCodec
 
 from beph_store.errors import StoreError
 from beph_store.store.durable import sync_file, sync_folder
+from beph_store.store.place import Place, put_folder
+from beph_store.store.zarrs import GROUP, is_group
 
 #: Version of the archive; another one is not read.
 FORMAT = 1
@@ -169,8 +171,12 @@ class PixelLog:
         return self._file
 
 
-def place(staged: Path, archive: Path) -> bool:
+def place(staged: Path, archive: Place) -> bool:
     """Move a finished archive to where the registry will name it; whether it is there now. Twice is once."""
+    if not isinstance(archive, Path):
+        if staged.exists() and not is_group(archive):
+            put_folder(staged, archive, last=GROUP)
+        return is_group(archive)
     if staged.exists() and not archive.exists():
         archive.parent.mkdir(parents=True, exist_ok=True)
         staged.rename(archive)

@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from beph_store.errors import QueryError
+from beph_store.sqlguard import check_query
 from beph_store.store.reader import Store
 
 
@@ -23,7 +24,7 @@ def query(
     frames: dict[str, pl.LazyFrame] = {"tiles": store.tiles(key), "slides": store.slides(key).lazy()}
     frames.update({name: _scan(path) for name, path in (tables or {}).items()})
     try:
-        return pl.SQLContext(frames).execute(sql, eager=True)
+        return pl.SQLContext(frames).execute(check_query(sql), eager=True)
     except (pl.exceptions.PolarsError, OSError) as error:
         names = ", ".join(
             f"{name}({', '.join(frame.collect_schema().names())})" for name, frame in frames.items()

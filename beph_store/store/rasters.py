@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import uuid
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,18 @@ from numpy.typing import NDArray
 from beph_store.errors import StoreError, UnknownSlide
 from beph_store.records import Rasters, TissueMask
 from beph_store.store.durable import sync_file
+from beph_store.store.place import Place, put_folder
+from beph_store.store.zarrs import GROUP, is_group, read_group
 
 
-def write_rasters(path: Path, rasters: Rasters) -> None:
-    """Write aside and rename; rasters that are there are replaced."""
+def write_rasters(path: Place, rasters: Rasters) -> None:
+    """Write aside and rename; rasters that are there are replaced. Into a bucket: write here and put all of it."""
+    if not isinstance(path, Path):
+        with TemporaryDirectory(prefix="beph-store-") as folder:
+            local = Path(folder, "r.zarr")
+            write_rasters(local, rasters)
+            put_folder(local, path, last=GROUP)
+        return
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     aside.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -38,16 +47,16 @@ def write_rasters(path: Path, rasters: Rasters) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def read_rasters(path: Path) -> Rasters:
+def read_rasters(path: Place) -> Rasters:
     """The rasters of a slide; UnknownSlide when there are none."""
-    if not path.exists():
-        raise UnknownSlide(f"no rasters at {path.name}: the slide was not ingested", path=path)
+    if not is_group(path):
+        raise UnknownSlide(f"no rasters at {path.name}: the slide was not ingested", path=str(path))
     try:
-        group = zarr.open_group(str(path), mode="r")
+        group = read_group(path)
         thumbnail, mask = _get(group, "thumbnail"), _get(group, "tissue")
         attrs: dict[str, Any] = group["tissue"].attrs.asdict()
     except (KeyError, ValueError, OSError) as error:
-        raise StoreError(f"the rasters at {path.name} are damaged: {error}", path=path) from error
+        raise StoreError(f"the rasters at {path.name} are damaged: {error}", path=str(path)) from error
     return Rasters(
         thumbnail, TissueMask(mask, float(attrs["mpp_x"]), float(attrs["mpp_y"]), str(attrs["method"]))
     )

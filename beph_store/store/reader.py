@@ -13,16 +13,26 @@ import lance
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from filelock import FileLock
 
-from beph_store.errors import BephStoreError, FormatUnknown, NotAStore, RecipeMismatch, UnknownSlide
+from beph_store.errors import (
+    BephStoreError,
+    FormatUnknown,
+    NotAStore,
+    ObjectStorageError,
+    RecipeMismatch,
+    UnknownSlide,
+)
 from beph_store.records import Embeddings, Rasters, Recipe
 from beph_store.store.cache import FlatVectors, open_flat
+from beph_store.store.conditional import require_conditional_puts
 from beph_store.store.durable import write_json
 from beph_store.store.kept import KeptTiles
 from beph_store.store.layout import FORMAT, Layout, is_dataset
+from beph_store.store.locks import held
+from beph_store.store.place import Place, place
 from beph_store.store.rasters import read_rasters
 from beph_store.store.registry import Registry, SlideRow
+from beph_store.store.tables import lance_errors, open_table
 from beph_store.store.vectors import SlideRows
 from beph_store.store.writer import RecipeWriter
 
@@ -68,15 +78,18 @@ class Store:
     layout: Layout
 
     @classmethod
-    def open(cls, path: str | Path) -> Store:
-        """The store at ``path``; NotAStore or FormatUnknown when it cannot be one of ours."""
-        layout = Layout(Path(path))
+    def open(cls, path: str | Place) -> Store:
+        """The store at a path or at s3://, gs://, az://; NotAStore or FormatUnknown when it cannot be one of ours."""
+        layout = Layout(place(path))
+        path = str(layout.root)
         try:
             marker = json.loads(layout.marker.read_bytes())
         except FileNotFoundError:
             raise NotAStore(
                 f"no store at {path}: `beph-store ingest … --store {path}` makes one", path=path
             ) from None
+        except ObjectStorageError:
+            raise
         except (OSError, ValueError) as error:
             raise NotAStore(f"{layout.marker} cannot be read: {error}", path=path) from error
         if marker.get("format") != FORMAT:
@@ -88,9 +101,10 @@ class Store:
         return cls(layout)
 
     @classmethod
-    def create(cls, path: str | Path, *, written_by: str) -> Store:
+    def create(cls, path: str | Place, *, written_by: str) -> Store:
         """The store at ``path``, made if the folder is absent or empty; safe from several processes."""
-        layout = Layout(Path(path))
+        layout = Layout(place(path))
+        path = str(layout.root)
         if layout.root.exists() and not layout.root.is_dir():
             raise NotAStore(f"{path} is a file: choose a folder", path=path)
         if not layout.marker.exists():
@@ -103,7 +117,7 @@ class Store:
                     path=path,
                 )
             layout.locks.mkdir(parents=True, exist_ok=True)
-            with FileLock(layout.locks / "create.lock"):
+            with held(layout, "create"):
                 Registry(layout.registry).create()
                 if not layout.marker.exists():
                     write_json(
@@ -144,8 +158,9 @@ class Store:
         keep_tiles: bool = False,
     ) -> RecipeWriter:
         """A writer of slides under ``recipe``, of their pixels too if asked; the recipe is recorded first."""
+        require_conditional_puts(self.layout.root)
         if self.registry.missing_columns():
-            with FileLock(self.layout.commit_lock):
+            with held(self.layout, "commit"):
                 self.registry.add_missing_columns()
         path = self.layout.recipe(recipe.key)
         if not path.exists():
@@ -163,7 +178,7 @@ class Store:
     def record_parity(self, key: str, figures: dict[str, Any]) -> None:
         """Add a runtime's figures of the parity gate to those that the recipe's record has."""
         path = self.layout.recipe(key)
-        with FileLock(self.layout.locks / "recipe.lock"):
+        with held(self.layout, "recipe"):
             record = json.loads(path.read_bytes())
             parity = {**record["parity"], **figures}
             if parity != record["parity"]:
@@ -181,8 +196,8 @@ class Store:
         """The Lance table of a recipe's tiles, invisible rows included: prefer ``tiles`` or ``bag``."""
         path = self.layout.tiles(key)
         if not is_dataset(path):
-            raise UnknownSlide("the recipe has no finished slide yet", path=path)
-        return lance.dataset(str(path))
+            raise UnknownSlide("the recipe has no finished slide yet", path=str(path))
+        return open_table(path)
 
     def tiles(self, key: str) -> pl.LazyFrame:
         """Every visible tile row of a recipe, lazily; columns as in ``store.layout.tiles_schema``."""
@@ -196,7 +211,8 @@ class Store:
     def slide_table(self, row: SlideRow) -> pa.Table:
         """The rows of a finished slide as stored, in no particular order."""
         where = f"slide_id = '{_quote(row.slide_id)}' AND ingest_id = '{row.ingest_id}'"
-        return self.dataset(row.recipe).to_table(filter=where)
+        with lance_errors(self.layout.root):
+            return self.dataset(row.recipe).to_table(filter=where)
 
     def slide(self, key: str, slide_id: str) -> SlideRow:
         """The registry row of a slide, by its id or by its id without the suffix if that is unique."""
@@ -274,7 +290,7 @@ class Store:
             )
 
 
-def _read_recipe(path: Path) -> RecipeRecord:
+def _read_recipe(path: Place) -> RecipeRecord:
     try:
         data = json.loads(path.read_bytes())
         if data["format"] != FORMAT:
@@ -283,18 +299,18 @@ def _read_recipe(path: Path) -> RecipeRecord:
             )
         recipe = Recipe.from_json(data["recipe"])
         record = RecipeRecord(recipe, data["encoder_source"], data["parity"], data["created_at"])
-    except FormatUnknown:
+    except (FormatUnknown, ObjectStorageError):
         raise
     except (OSError, ValueError, KeyError, TypeError, BephStoreError) as error:
-        raise FormatUnknown(f"recipe record {path.name} cannot be read: {error}", path=path) from error
+        raise FormatUnknown(f"recipe record {path.name} cannot be read: {error}", path=str(path)) from error
     if recipe.key != path.stem:
         raise FormatUnknown(
-            f"recipe record {path.name} was altered: its content has the key {recipe.key}", path=path
+            f"recipe record {path.name} was altered: its content has the key {recipe.key}", path=str(path)
         )
     return record
 
 
-def _size(folder: Path) -> int:
+def _size(folder: Place) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 

@@ -12,7 +12,6 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import lance
@@ -20,7 +19,9 @@ import pyarrow as pa
 
 from beph_store.records import SlideInfo, Status
 from beph_store.store.durable import sync_lance
-from beph_store.store.layout import LANCE_VERSION, REGISTRY, is_dataset, registry_key
+from beph_store.store.layout import REGISTRY, is_dataset, registry_key
+from beph_store.store.place import Place
+from beph_store.store.tables import again, create_table, lance_errors, open_table
 
 #: A finished slide is never overwritten, except by a row that names what it replaces.
 _MAY_UPDATE = "target.status = 'failed' OR target.ingest_id = source.replaces"
@@ -32,9 +33,10 @@ TIDY_AT = 32
 _KEEP = timedelta(hours=1)
 
 
-def forget_versions(path: Path) -> None:
+def forget_versions(path: Place) -> None:
     """Drop a Lance table's old versions, but tagged ones; manifests otherwise grow with the square of the commits."""
-    lance.dataset(str(path)).cleanup_old_versions(older_than=_KEEP, error_if_tagged_old_versions=False)
+    with lance_errors(path):
+        open_table(path).cleanup_old_versions(older_than=_KEEP, error_if_tagged_old_versions=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +106,12 @@ class SlideRow:
 class Registry:
     """The registry at ``path``; every call sees the newest version."""
 
-    path: Path
+    path: Place
 
     def create(self) -> None:
         """Make the empty table unless it is there."""
         if not is_dataset(self.path):
-            lance.write_dataset(
-                REGISTRY.empty_table(), str(self.path), mode="create", data_storage_version=LANCE_VERSION
-            )
+            create_table(self.path, REGISTRY)
 
     def missing_columns(self) -> list[pa.Field]:
         """Columns that a registry written by an earlier version lacks."""
@@ -122,26 +122,25 @@ class Registry:
         """Give an earlier version's registry the columns of this one, null throughout. Call under the commit lock."""
         missing = self.missing_columns()
         if missing:
-            self.dataset().add_columns(missing)
+            again(self.path, lambda: self.dataset().add_columns(self.missing_columns()))
 
     def tidy(self) -> None:
         """Keep the table small: every ``put`` leaves a fragment and a version. Call under the commit lock."""
         if len(self.dataset().get_fragments()) > TIDY_AT:
-            self.dataset().optimize.compact_files(target_rows_per_fragment=1 << 20)
+            compact_files = self.dataset().optimize.compact_files
+            again(self.path, lambda: compact_files(target_rows_per_fragment=1 << 20))
             forget_versions(self.path)
 
     def dataset(self) -> lance.LanceDataset:
         """The newest version."""
-        return lance.dataset(str(self.path))
+        return open_table(self.path)
 
     def table(self, recipe: str | None = None) -> pa.Table:
         """All rows, or those of one recipe, in the order of slide ids."""
         where = None if recipe is None else f"recipe = '{recipe}'"
-        return (
-            self.dataset()
-            .to_table(filter=where)
-            .sort_by([("recipe", "ascending"), ("slide_id", "ascending")])
-        )
+        with lance_errors(self.path):
+            found = self.dataset().to_table(filter=where)
+        return found.sort_by([("recipe", "ascending"), ("slide_id", "ascending")])
 
     def rows(self, recipe: str | None = None) -> list[SlideRow]:
         """``table`` as records."""
@@ -150,7 +149,8 @@ class Registry:
     def get(self, recipe: str, slide_id: str) -> SlideRow | None:
         """One row, or None."""
         key = registry_key(recipe, slide_id).replace("'", "''")
-        return next(iter(_records(self.dataset().to_table(filter=f"key = '{key}'"))), None)
+        with lance_errors(self.path):
+            return next(iter(_records(self.dataset().to_table(filter=f"key = '{key}'"))), None)
 
     def put(self, rows: Iterable[SlideRow]) -> None:
         """Insert or update rows by key, in one version.
@@ -161,12 +161,16 @@ class Registry:
         data = [{**dataclasses.asdict(row), "key": row.key} for row in rows]
         if not data:
             return
-        (
-            self.dataset()
-            .merge_insert("key")
-            .when_matched_update_all(_MAY_UPDATE)
-            .when_not_matched_insert_all()
-            .execute(pa.Table.from_pylist(data, schema=REGISTRY))
+        new = pa.Table.from_pylist(data, schema=REGISTRY)
+        again(
+            self.path,
+            lambda: (
+                self.dataset()
+                .merge_insert("key")
+                .when_matched_update_all(_MAY_UPDATE)
+                .when_not_matched_insert_all()
+                .execute(new)
+            ),
         )
         newest = self.dataset().get_fragments()
         sync_lance(self.path, [f.path for f in newest[-1].data_files()] if newest else [])

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import lance
 import numpy as np
 
 from beph_store.errors import StoreError
 from beph_store.records import Recipe
 from beph_store.store.kept import orphan_archives, pixel_problems
 from beph_store.store.layout import is_dataset, tiles_schema
+from beph_store.store.place import Place
 from beph_store.store.reader import Store
 from beph_store.store.registry import SlideRow
 from beph_store.store.staging import read_ready
+from beph_store.store.tables import open_table
+from beph_store.store.zarrs import is_group
 
 
 @dataclass(slots=True)
@@ -89,7 +90,7 @@ def _slide_problems(store: Store, row: SlideRow, tile_px: int) -> Iterator[str]:
         yield f"{int((~rows.ok).sum())} unreadable tiles, the registry says {row.unreadable}"
     if rows.sha256() != row.sha256:
         yield "its content does not have the hash that was recorded when it was written"
-    if not store.layout.raster(row.recipe, row.slide_id).exists():
+    if not is_group(store.layout.raster(row.recipe, row.slide_id)):
         yield "its thumbnail and tissue mask are missing"
     yield from pixel_problems(store.layout, row, tile_px, rows.ok)
 
@@ -98,7 +99,7 @@ def _check_table(store: Store, recipe: Recipe, done: list[SlideRow], report: Ver
     path = store.layout.tiles(recipe.key)
     if not is_dataset(path):
         return
-    dataset = lance.dataset(str(path))
+    dataset = open_table(path)
     want = tiles_schema(recipe.encoder.dim)
     if dataset.schema.names != want.names or dataset.schema.types != want.types:
         report.problems.append(
@@ -130,12 +131,10 @@ def _check_archives(store: Store, recipe: Recipe, done: list[SlideRow], report: 
         )
 
 
-def orphan_files(store: Store, key: str) -> list[Path]:
+def orphan_files(store: Store, key: str) -> list[Place]:
     """Data files that neither the table nor a sealed slide refers to."""
     path = store.layout.tiles(key)
-    used = {
-        file.path for fragment in lance.dataset(str(path)).get_fragments() for file in fragment.data_files()
-    }
+    used = {file.path for fragment in open_table(path).get_fragments() for file in fragment.data_files()}
     for folder in store.layout.staging(key).glob("*"):
         ready = read_ready(folder)
         used.update(ready.data_files() if ready else ())

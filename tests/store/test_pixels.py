@@ -16,8 +16,7 @@ import zarr
 
 from beph_store.errors import StoreError, UnknownSlide
 from beph_store.records import Recipe, TileSet
-from beph_store.store import RecipeWriter, SlideRow, Store, compact, pack, verify
-from beph_store.store import writer as writing
+from beph_store.store import RecipeWriter, SlideRow, Store, compact, pack, sealing, verify
 from beph_store.store.layout import LANCE_VERSION, REGISTRY
 from beph_store.store.pixels import SHARD, PixelLog
 from beph_store.store.staging import Spool
@@ -224,8 +223,8 @@ def _die_at(
         steps = {
             "before the archive": (PixelLog, "_write_archive"),
             "in the archive": (zarr.Group, "create_array"),
-            "before ready": (writing, "write_ready"),
-            "before placing": (writing, "place"),
+            "before ready": (sealing, "write_ready"),
+            "before placing": (sealing, "place"),
         }
         if point in steps:
             fill(writer, "a.svs", n, lost=lost).flush()

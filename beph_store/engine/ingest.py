@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,10 +22,12 @@ from beph_store.engine.plan import SlideTask, plan
 from beph_store.engine.provenance import WRITTEN_BY, machine, now, versions
 from beph_store.engine.readers import ReaderPool
 from beph_store.engine.report import IngestReport, KeptCount, Progress, ReadStats, Silent, count
+from beph_store.engine.staging import FetchAhead
 from beph_store.engine.storing import SlideSink
 from beph_store.errors import UsageError
 from beph_store.records import Recipe, SlideOutcome, TileSpec
 from beph_store.runtimes import RuntimeOptions
+from beph_store.slides import Reads, Staging
 from beph_store.store import RecipeWriter, Store
 from beph_store.store.durable import write_json
 
@@ -33,7 +36,9 @@ from beph_store.store.durable import write_json
 class IngestOptions:
     """How to ingest; None means the encoder's own value, or as many as suit the machine.
 
-    ``keep_tiles`` keeps the tiles' pixels beside their embeddings; it is no part of the recipe.
+    ``keep_tiles`` keeps the tiles' pixels beside their embeddings; it is no part of the recipe. Of slides in object
+    storage ``slide_cache_gb`` of local disk may hold copies (None: a quarter of what is free), ``slides_ahead`` are
+    fetched before their turn, and ``slide_reads`` says whether whole, by ranges, or as is quicker ("auto").
     """
 
     encoder: str = "beph-mini"
@@ -49,6 +54,17 @@ class IngestOptions:
     batch: int | None = None
     replace: bool = False
     keep_tiles: bool = False
+    slide_cache_gb: float | None = None
+    slides_ahead: int = 2
+    slide_reads: Reads = "auto"
+
+    def staging(self) -> Staging:
+        """How slides come from object storage. Raises UsageError for a cache of no size."""
+        if self.slide_cache_gb is not None and not self.slide_cache_gb > 0:
+            raise UsageError(f"--slide-cache-gb {self.slide_cache_gb:g}: slides need room")
+        return Staging(
+            None if self.slide_cache_gb is None else int(self.slide_cache_gb * 1e9), self.slide_reads
+        )
 
 
 def make_recipe(bundle: Bundle, options: IngestOptions) -> Recipe:
@@ -94,7 +110,7 @@ def ingest(
     options = options or IngestOptions()
     if options.workers is not None and options.workers < 1:
         raise UsageError(f"{options.workers} reader processes: at least 1 is needed")
-    tasks = plan(paths, manifest=manifest, slide_mpp=slide_mpp)
+    tasks = plan(paths, manifest=manifest, slide_mpp=slide_mpp, staging=options.staging())
     bundle = load_bundle(options.encoder)
     choice = None
     if options.precision == "auto":
@@ -158,7 +174,10 @@ class _Run:
 
     def _pass(self, tasks: list[SlideTask], writer: RecipeWriter, intake: Intake) -> None:
         workers = self.options.workers or default_workers()
-        pool = ReaderPool(tasks, self.recipe.tile, workers=workers, admit=intake.admit)
+        ahead = FetchAhead(
+            tasks, self.recipe.tile, workers=workers, ahead=self.options.slides_ahead, admit=intake.admit
+        )
+        pool = ReaderPool(tasks, self.recipe.tile, workers=workers, admit=ahead.admit)
         choice = self._chosen()  # loads while the readers start
         self.store.record_parity(self.recipe.key, choice.parity)
         sink = SlideSink(
@@ -171,9 +190,10 @@ class _Run:
         )
         keep = self.options.keep_tiles
         clocks = self.progress.clocks = pipeline.Clocks()
-        pipeline.run(
-            pool, choice.runtime.stream(), sink, dim=self.recipe.encoder.dim, keep=keep, clocks=clocks
-        )
+        with closing(ahead):
+            pipeline.run(
+                pool, choice.runtime.stream(), sink, dim=self.recipe.encoder.dim, keep=keep, clocks=clocks
+            )
         self.stats.add(sink.stats)
         self.tiles += sink.encoded
         self.busy["encode"] += clocks.encode

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -11,7 +11,7 @@ from beph_store.errors import ObjectStorageError, UsageError
 from beph_store.geometry import MPP_RANGE
 from beph_store.objects import is_url, parse
 from beph_store.records import MppSource
-from beph_store.slides import Remote, Staging, find_slides
+from beph_store.slides import Remote, SlideReader, Staging, find_slides, open_slide
 from beph_store.slides.remote import find as find_remote
 from beph_store.slides.remote import heads
 
@@ -44,6 +44,13 @@ class SlideTask:
     def source(self) -> Path | Remote | str:
         """What ``open_slide`` and ``fingerprint`` take: of an address, the version that was listed."""
         return self.remote or self.path
+
+    def open(self, alive: Callable[[], None] | None = None) -> SlideReader:
+        """The slide, for reading; ``alive`` is called while it is waited for. Raises as ``open_slide`` does."""
+        staging = replace(self.staging or Staging(), alive=alive)
+        return open_slide(
+            self.source, slide_id=self.slide_id, mpp=self.mpp, mpp_source=self.mpp_source, staging=staging
+        )
 
     def file_state(self) -> tuple[int, int]:
         """(bytes, time of the last change in ns) of the file, of an address as it was listed. Raises OSError."""

@@ -79,14 +79,14 @@ def start_reader(shape: RingShape, tile_px: int) -> Reader:
     ours, theirs = context.Pipe()
     ring, slots = _make_ring(shape, tile_px)
     process = context.Process(target=reader_process.run, args=(theirs, ring), daemon=True, name="reader")
-    with _without_main():
+    with without_main():
         process.start()
     theirs.close()
     return Reader(process, ours, slots, ring)
 
 
 @contextlib.contextmanager
-def _without_main() -> Iterator[None]:
+def without_main() -> Iterator[None]:
     """Keep a spawned process from running the user's script again: a reader needs nothing of it.
 
     Otherwise a script that calls ``ingest`` without ``if __name__ == "__main__"`` would start itself in every reader.

@@ -32,11 +32,10 @@ from beph_store.engine.messages import (
     Ready,
     RingSpec,
 )
-from beph_store.engine.plan import SlideTask
 from beph_store.engine.report import ReadStats
 from beph_store.errors import BephStoreError
 from beph_store.records import Rasters, TileSet, TileSpec
-from beph_store.slides import SlideReader, Staging, TileReader, open_slide
+from beph_store.slides import SlideReader, TileReader
 from beph_store.tiling import tile_slide
 from beph_store.tissue import find_tissue
 
@@ -94,7 +93,7 @@ class _Server:
     def _slide(self, message: Open) -> None:
         start = time.perf_counter()
         task, tiles = message.task, message.tiles
-        with self._open(task) as slide:
+        with task.open(alive=self._tell_alive) as slide:
             if tiles is None:
                 tiles, rasters = survey(slide, message.spec)
                 self._connection.send(Opened(task.slide_id, slide.info, tiles, rasters, slide.backend))
@@ -105,14 +104,6 @@ class _Server:
             self._stats.decodes += slide.decodes or 0
             self._stats.distinct += slide.distinct or 0
         self._connection.send(Closed(task.slide_id, self._stats))
-
-    def _open(self, task: SlideTask) -> SlideReader:
-        staging = task.staging if task.remote is None else task.staging or Staging()
-        if staging is not None:
-            staging = dataclasses.replace(staging, alive=self._tell_alive)
-        return open_slide(
-            task.source, slide_id=task.slide_id, mpp=task.mpp, mpp_source=task.mpp_source, staging=staging
-        )
 
     def _tell_alive(self) -> None:
         """Waiting for the network is no hanging. A pipe takes one thread's messages at a time: this one's."""

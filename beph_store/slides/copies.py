@@ -104,12 +104,12 @@ class Copy:
         self._ranges_only = staging.reads == "ranges"
         files = parts(slide)
         self._ring = ring or Ring(staging.cache_bytes)
-        self.name = digest([(name, item.url, item.size, item.etag) for name, item in files])
-        sizes = [(name, item.size) for name, item in files]
-        self._entry: Entry = self._ring.take(self.name, sizes, ahead=staging.ahead)
+        name = _name(slide, [item for _, item in files])
+        sizes = [(path, item.size) for path, item in files]
+        self._entry: Entry = self._ring.take(name, sizes, ahead=staging.ahead)
         self._files = [
-            SparseFile(item, self._entry.folder / "files" / name, self._entry.folder / f"map-{number}")
-            for number, (name, item) in enumerate(files)
+            SparseFile(item, self._entry.folder / "files" / path, self._entry.folder / f"map-{number}")
+            for number, (path, item) in enumerate(files)
         ]
         self.path = self._files[0].path
         self._closing = threading.Event()
@@ -223,6 +223,16 @@ class Copy:
     def _tell(self) -> None:
         if self._alive is not None:
             self._alive()
+
+
+def _name(slide: Remote, files: Sequence[Remote]) -> str:
+    """Begins with the slide's version, so that it is found without knowing its other files."""
+    return f"{digest([slide])}-{digest(files)}"
+
+
+def forget(slides: Sequence[Remote]) -> None:
+    """Remove the copies of these slides, but those in use."""
+    Ring(0).forget([digest([slide]) for slide in slides])
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from beph_store.errors import SlideError, UsageError
+from beph_store.slides.remote import Remote
 
 VARIABLE = "BEPH_STORE_SLIDE_CACHE"
 #: Share of the free disk that is taken if nothing is said.
@@ -62,9 +63,10 @@ def ring_folder() -> Path:
     return folder
 
 
-def digest(files: Sequence[tuple[str, str, int, str | None]]) -> str:
-    """Names a version of a slide, from (name, address, bytes, ETag) of its files."""
-    return hashlib.sha256(repr(list(files)).encode()).hexdigest()[:32]
+def digest(files: Sequence[Remote]) -> str:
+    """Names versions of objects."""
+    said = [(item.url, item.size, item.mtime_ns, item.etag) for item in files]
+    return hashlib.sha256(repr(said).encode()).hexdigest()[:24]
 
 
 @dataclass(slots=True, eq=False)
@@ -164,12 +166,12 @@ class Ring:
             for folder in self._removable(spare_unread=False):
                 self._remove(folder)
 
-    def forget(self, names: Sequence[str]) -> None:
-        """Remove these entries, but those in use."""
+    def forget(self, beginnings: Sequence[str]) -> None:
+        """Remove the entries whose names begin so, but those in use."""
         with self._locked():
-            for name in names:
-                if (self.folder / name).exists():
-                    self._remove(self.folder / name)
+            for folder in self._entries():
+                if folder.name.startswith(tuple(beginnings)):
+                    self._remove(folder)
 
     def taken(self) -> int:
         """Bytes that are reserved."""

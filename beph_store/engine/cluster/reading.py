@@ -23,7 +23,7 @@ from beph_store.engine.readers import STALL_SECONDS, Event, Tiles
 from beph_store.engine.report import ReadStats
 from beph_store.errors import BephStoreError, ClusterUnavailable
 from beph_store.records import Rasters, SlideInfo, TileSet, TileSpec
-from beph_store.slides import SlideReader, TileReader, open_slide
+from beph_store.slides import SlideReader, TileReader
 
 #: Tiles of one object: large enough that what Ray does with each hardly counts.
 CHUNK_TILES = 32
@@ -117,6 +117,7 @@ def read_span(work: Work, chunk: int = CHUNK_TILES) -> Iterator[Said]:
             own = np.arange(len(work.tile_index))
             reader = TileReader(slide, work.tiles)
             order = reader.order(own)
+            reader.fetch_ahead(order)
             side = work.tiles.spec.tile_px
             pixels = np.empty((chunk, side, side, 3), np.uint8)
             for first in range(0, len(order), chunk):
@@ -138,7 +139,7 @@ def read_span(work: Work, chunk: int = CHUNK_TILES) -> Iterator[Said]:
 
 def opened(task: SlideTask) -> SlideReader:
     """The slide of a task."""
-    return open_slide(task.path, slide_id=task.slide_id, mpp=task.mpp, mpp_source=task.mpp_source)
+    return task.open()
 
 
 def _reason(error: Exception) -> str:

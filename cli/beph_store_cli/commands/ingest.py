@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from beph_store.engine.report import IngestReport
 
 Paths = Annotated[
-    list[str] | None, typer.Argument(metavar="PATH…", help="Slides, folders, globs.", show_default=False)
+    list[str] | None,
+    typer.Argument(metavar="PATH…", help="Slides, folders, globs; s3:// too.", show_default=False),
 ]
 
 
@@ -55,6 +56,10 @@ def ingest(
         bool,
         typer.Option("--keep-tiles", help="Keep the tiles' pixels too, for `pretrain`: some 120 kB a tile."),
     ] = False,
+    slide_cache_gb: Annotated[
+        float | None,
+        typer.Option(help="Local disk for slides from object storage \\[a quarter of what is free]."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Embed slides into a store. Kill it at any time and run it again: nothing is lost or done twice."""
@@ -74,6 +79,7 @@ def ingest(
         limit_tiles=limit_tiles,
         replace=replace,
         keep_tiles=keep_tiles,
+        slide_cache_gb=slide_cache_gb,
     )
     with IngestProgress() as progress:
         report = run(

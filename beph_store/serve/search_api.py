@@ -19,7 +19,6 @@ from beph_store.engine.search.table import SearchTable
 from beph_store.records import Hit
 from beph_store.serve.answers import Refused, answer, malformed
 from beph_store.serve.asked import field, json_body, one_of, only, place, whole_field, whole_query
-from beph_store.serve.conditions import checked
 from beph_store.serve.desk import Desk
 from beph_store.serve.routes import (
     BOOLEAN,
@@ -34,6 +33,7 @@ from beph_store.serve.routes import (
 )
 from beph_store.serve.shelf import handle
 from beph_store.serve.store_api import RECIPE
+from beph_store.sqlguard import check_condition
 
 _MOST_HITS = 500
 _MOST_PIXELS = 50_000_000
@@ -130,7 +130,7 @@ def _searched(
     table = desk.shelf.table(key)
     start = time.perf_counter()
     if options.where is not None:
-        checked(options.where, _TILE_COLUMNS.union(table.slide_frame().columns) - _HIDDEN)
+        check_condition(options.where, _TILE_COLUMNS.union(table.slide_frame().columns) - _HIDDEN)
     question = ask(table)
     hits = find(table, question, options)
     query = None if question.row is None else _hit(table.hit(question.row, 1.0))

@@ -16,12 +16,13 @@ from beph_store.engine.live import look
 from beph_store.errors import QueryError
 from beph_store.serve.answers import answer, malformed, missing
 from beph_store.serve.asked import one_of, whole_query
-from beph_store.serve.conditions import checked
 from beph_store.serve.desk import Desk, json_number
 from beph_store.serve.images import MEDIA, encode, fitted
 from beph_store.serve.routes import BOOLEAN, INTEGER, NUMBER, STRING, Endpoint, Parameter, array, record
 from beph_store.serve.shelf import handle
+from beph_store.sqlguard import check_condition
 from beph_store.store.layout import Layout
+from beph_store.store.place import Place, children
 
 STATUSES = ("done", "empty", "failed")
 #: Values of a column that are listed one by one; more are told by their range or their number.
@@ -110,7 +111,7 @@ def _labelled(frame: pl.DataFrame, columns: list[str], labels: dict[str, str]) -
 
 def _where(frame: pl.DataFrame, condition: str) -> pl.DataFrame:
     known = frame.drop("slide")
-    checked(condition, known.columns)
+    check_condition(condition, known.columns)
     try:
         return pl.SQLContext(rows=frame).execute(f"SELECT * FROM rows WHERE {condition}", eager=True)
     except (pl.exceptions.PolarsError, ValueError, TypeError) as error:
@@ -200,11 +201,11 @@ async def read_run(request: Request) -> Response:
     return answer(await desk.work(look))
 
 
-def _runs(desk: Desk) -> list[Path]:
-    return sorted(desk.shelf.store.layout.runs.glob("*.json"))
+def _runs(desk: Desk) -> list[Place]:
+    return children(desk.shelf.store.layout.runs, "*.json")
 
 
-def _run(path: Path, whole: bool) -> dict[str, Any]:
+def _run(path: Place, whole: bool) -> dict[str, Any]:
     """A record without what names the machine; of one that cannot be read, that."""
     try:
         data = json.loads(path.read_bytes(), parse_constant=lambda _: None)
@@ -225,7 +226,7 @@ def _run(path: Path, whole: bool) -> dict[str, Any]:
     return told
 
 
-def _live(path: Path, data: dict[str, Any]) -> dict[str, Any]:
+def _live(path: Place, data: dict[str, Any]) -> dict[str, Any]:
     """Of a run that has not ended: how far it is, or that its process is gone."""
     if data.get("state") != "running":
         return {"progress": None}

@@ -99,11 +99,11 @@ def test_what_cannot_be_meant_is_refused(served, query: str) -> None:
 
 def test_a_condition_never_reads_a_file_even_through_a_column_of_that_name(served) -> None:
     """The guard is what stands between polars' SQL and the disk: without it, the first of these reads the labels."""
-    from beph_store.serve.answers import Refused
-    from beph_store.serve.conditions import checked
+    from beph_store.errors import QueryError
+    from beph_store.sqlguard import check_condition
 
     columns = ["read_csv", "select", "from", "age"]
-    assert checked("read_csv > 1 AND \"select\" = 'x' AND \"from\" = 'y'", columns)
+    assert check_condition("read_csv > 1 AND \"select\" = 'x' AND \"from\" = 'y'", columns)
     for condition in (
         "read_csv('x') > 1",
         "\"read_csv\" ('x')",
@@ -112,8 +112,8 @@ def test_a_condition_never_reads_a_file_even_through_a_column_of_that_name(serve
         "age[0]",
         "age $1",
     ):
-        with pytest.raises(Refused):
-            checked(condition, columns)
+        with pytest.raises(QueryError):
+            check_condition(condition, columns)
 
 
 def test_labels_are_told_with_their_values(served) -> None:

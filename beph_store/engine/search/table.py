@@ -16,6 +16,7 @@ from beph_store.errors import QueryError, UnknownSlide, UsageError
 from beph_store.records import Hit
 from beph_store.search import Searcher, TileIndex
 from beph_store.search.ann import describe
+from beph_store.sqlguard import LONGEST_OWN, check_condition
 from beph_store.store import FlatVectors, SlideRow, Store
 from beph_store.store.reader import RecipeRecord
 
@@ -50,7 +51,7 @@ class SearchTable:
     @cached_property
     def searcher(self) -> Searcher:
         """The search over these vectors, by the index where the store has one."""
-        path = self.store.layout.tiles(self.record.recipe.key)
+        path = str(self.store.layout.tiles(self.record.recipe.key))
         known = len(self.flat) and describe(path) is not None
         return Searcher(self.flat, TileIndex(path) if known else None)
 
@@ -89,13 +90,13 @@ class SearchTable:
         labels' columns. QueryError with the columns there are, where it cannot be understood.
         """
         frame = self._frame("tissue" in expression)
+        said = f"--where {expression[:200]!r}"
+        check_condition(expression, frame.columns[1:], name=said, longest=LONGEST_OWN)
         try:
             kept = pl.SQLContext(rows=frame).execute(f"SELECT row FROM rows WHERE {expression}", eager=True)
         except (pl.exceptions.PolarsError, ValueError, TypeError) as error:
             why = (str(error).splitlines() or ["?"])[0]
-            raise QueryError(
-                f"--where {expression!r}: {why}; columns: {', '.join(frame.columns[1:])}"
-            ) from error
+            raise QueryError(f"{said}: {why}; columns: {', '.join(frame.columns[1:])}") from error
         mask = np.zeros(len(self.flat), bool)
         mask[kept["row"].to_numpy()] = True
         return mask

@@ -109,7 +109,7 @@ def test_a_region_is_its_tiles(opened) -> None:
         (lambda t: ask_at(t, "site1/c01-0", 10**6, 5), UsageError, "level-0 px"),
         (lambda t: ask_at(t, "nowhere", 5, 5), UnknownSlide, "beph-store slides"),
         (lambda t: ask_region(t, "site1/c01-0", (9, 9, 10, 10)), UsageError, "in the region"),
-        (lambda t: t.where("lable = 'x'"), QueryError, "columns: slide_id|columns: tile"),
+        (lambda t: t.where("lable = 'x'"), QueryError, "no column .lable.; columns: case_id"),
         (lambda t: find(t, ask_slide(t, "site1/c01-0"), SearchOptions(top=0)), UsageError, "--top"),
     ],
 )

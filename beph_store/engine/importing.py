@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from beph_store.engine.importing_features import import_features
+from beph_store.engine.importing_options import ImportOptions, ImportReport
 from beph_store.engine.provenance import WRITTEN_BY
 from beph_store.errors import UsageError
 from beph_store.interop import FeatureTable, read_feature_table
@@ -24,22 +25,10 @@ from beph_store.records import (
 )
 from beph_store.store import RecipeWriter, SlideRow, Store
 
+__all__ = ["ImportOptions", "ImportReport", "import_features", "import_table"]
+
 #: A vector without a place on a slide is stored as one tile of one pixel.
 _NOWHERE = TileSpec(tile_px=1, mpp=1.0, stride_px=1, tissue_min=0.0, tissue_method="none")
-
-
-@dataclass(frozen=True, slots=True)
-class ImportReport:
-    """One outcome a row of the table; ``recipe`` the feature space that they make."""
-
-    recipe: str
-    dim: int
-    slides: tuple[SlideOutcome, ...]
-
-    @property
-    def failed(self) -> tuple[SlideOutcome, ...]:
-        """The rows that were refused."""
-        return tuple(outcome for outcome in self.slides if outcome.status == "failed")
 
 
 def import_table(

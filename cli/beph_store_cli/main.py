@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from beph_store.errors import BephStoreError, MissingExtra, UsageError
+from beph_store.objects import explain, is_storage_error
 from beph_store_cli.commands import (
     annotate,
     audit,
@@ -21,6 +22,7 @@ from beph_store_cli.commands import (
     demo,
     embed,
     encoder,
+    exporting,
     finetune,
     heatmap,
     importing,
@@ -78,6 +80,7 @@ maintain.register(app)
 query.register(app)
 embed.register(app)
 importing.register(app)
+exporting.register(app)
 train.register(app)
 heatmap.register(app)
 search.register(app)
@@ -119,8 +122,14 @@ def main() -> None:
     except OSError as error:
         if debug:
             raise
+        if is_storage_error(error):
+            _fail(explain(error, ""), 1, arguments)
         where = f": {error.filename}" if error.filename else ""
         _fail(f"{error.strerror or error}{where}", 1, arguments)
+    except (ValueError, RuntimeError) as error:  # in which Lance wraps what a bucket says
+        if debug or not is_storage_error(error):
+            raise
+        _fail(explain(error, ""), 1, arguments)
 
 
 def _stop(signum: int, frame: FrameType | None) -> NoReturn:

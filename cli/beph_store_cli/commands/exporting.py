@@ -1,0 +1,86 @@
+"""``beph-store export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from beph_store_cli.render import JsonOption, StoreArgument, console, print_json, size
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("export")(export)
+
+
+def export(
+    form: Annotated[
+        str,
+        typer.Argument(
+            metavar="FORMAT",
+            help="For which tool: clam, trident, stamp, slide2vec, atlaspatch, or bags (.pt files).",
+        ),
+    ],
+    store: StoreArgument,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")],
+    recipe: Annotated[str | None, typer.Option(help="Recipe, where the store has several.")] = None,
+    slide: Annotated[list[str] | None, typer.Option(help="Only this slide; may be repeated.")] = None,
+    encoder_name: Annotated[
+        str | None, typer.Option(help="What the encoder is called there \\[its name here].")
+    ] = None,
+    no_sidecar: Annotated[
+        bool,
+        typer.Option(
+            "--no-sidecar", help="Write only the other tool's files; coming back then loses things."
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that hold something else.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Write the embeddings of a store as the files of another tool. Run it again to go on or to add slides."""
+    from beph_store.engine.exporting import ExportOptions, export_features
+    from beph_store_cli.progress import bar
+
+    options = ExportOptions(
+        recipe=recipe,
+        slides=tuple(slide or ()),
+        encoder_name=encoder_name,
+        sidecar=not no_sidecar,
+        overwrite=overwrite,
+    )
+    with bar("exporting") as progress:
+        report = export_features(form, store, out, options=options, progress=progress)
+    if json:
+        slides = [
+            {"slide_id": s.slide_id, "status": s.status, "tiles": s.tiles, "error": s.error}
+            for s in report.slides
+        ]
+        print_json(
+            {
+                "recipe": report.recipe,
+                "format": report.kind,
+                "out": report.out,
+                "tiles": report.tiles,
+                "bytes": report.nbytes,
+                "seconds": round(report.seconds, 3),
+                "notes": list(report.notes),
+                "slides": slides,
+            }
+        )
+    else:
+        done, there = (sum(s.status == word for s in report.slides) for word in ("done", "skipped"))
+        console().print(
+            f"{done} slides, {report.tiles:,} tiles, {size(report.nbytes)} → {report.out}; {there} were there already"
+        )
+        for note in report.notes:
+            console().print(Text.assemble(("note", "yellow"), f" {note}"))
+        for outcome in report.failed[:10]:
+            console().print(f"  failed {outcome.slide_id}: {outcome.error}")
+    if report.failed:
+        typer.echo(f"error: {len(report.failed)} of {len(report.slides)} slides failed", err=True)
+        raise typer.Exit(1)

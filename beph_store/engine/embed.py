@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,10 @@ from PIL import Image, UnidentifiedImageError
 from beph_store.encoders import load_bundle
 from beph_store.engine.choosing import choose
 from beph_store.errors import UsageError
+from beph_store.objects import is_url
+from beph_store.slides import Remote
+from beph_store.slides.listing import find_files
+from beph_store.slides.remote import read_range
 from beph_store_kernels import resize_area
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
@@ -27,11 +32,14 @@ FITS: dict[str, str] = {
 }
 
 
-def find_images(paths: Sequence[str | Path]) -> list[Path]:
-    """Image files in the order given; a folder stands for the images in it, sorted."""
-    found: list[Path] = []
-    for path in map(Path, paths):
-        if path.is_dir():
+def find_images(paths: Sequence[str | Path]) -> list[Path | Remote]:
+    """Image files in the order given; a folder, here or in object storage, stands for the images in it, sorted."""
+    found: list[Path | Remote] = []
+    for given in paths:
+        path = Path(given)
+        if isinstance(given, str) and is_url(given):
+            found += find_files(given, _SUFFIXES)
+        elif path.is_dir():
             found += sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES)
         elif path.is_file():
             found.append(path)
@@ -43,7 +51,7 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def embed(
-    images: Sequence[Path],
+    images: Sequence[Path | Remote],
     *,
     encoder: str = "beph-mini",
     runtime: str = "auto",
@@ -69,7 +77,7 @@ def embed(
     return vectors
 
 
-def read_tile(path: Path, tile_px: int, *, resize: bool = False) -> NDArray[np.uint8]:
+def read_tile(path: Path | Remote, tile_px: int, *, resize: bool = False) -> NDArray[np.uint8]:
     """(tile_px, tile_px, 3) uint8 RGB."""
     pixels = read_image(path)
     if pixels.shape[:2] == (tile_px, tile_px):
@@ -79,18 +87,19 @@ def read_tile(path: Path, tile_px: int, *, resize: bool = False) -> NDArray[np.u
         raise UsageError(
             f"{path} is {w} × {h} px, the encoder takes {tile_px} × {tile_px}: cut it to size, or pass --resize to "
             "squeeze it, which changes its scale",
-            path=path,
+            path=str(path),
         )
     return fit_tile(pixels, tile_px, "squeeze")
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB; UsageError for what cannot be read."""
+def read_image(path: Path | Remote) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB; UsageError for what cannot be read, ObjectStorageError where it cannot be fetched."""
+    file = io.BytesIO(read_range(path, 0, path.size)) if isinstance(path, Remote) else path
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             return np.asarray(image.convert("RGB"))
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UsageError(f"{path} cannot be read as an image: {error}", path=path) from error
+        raise UsageError(f"{path} cannot be read as an image: {error}", path=str(path)) from error
 
 
 def fit_tile(pixels: NDArray[np.uint8], tile_px: int, fit: Fit) -> NDArray[np.uint8]:

@@ -12,7 +12,7 @@ from beph_store.geometry import MPP_RANGE
 from beph_store.objects import is_url, parse
 from beph_store.records import MppSource
 from beph_store.slides import Remote, SlideReader, Staging, find_slides, open_slide
-from beph_store.slides.remote import find as find_remote
+from beph_store.slides.listing import find as find_remote
 from beph_store.slides.remote import heads
 
 _ALIASES = {

@@ -18,9 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from beph_store.errors import SlideError
+from beph_store.errors import ObjectStorageError, SlideError, SlideUnreadable
 from beph_store.geometry import Size, level_for
+from beph_store.objects import is_url
 from beph_store.slides import BACKENDS, SlideReader, open_slide
+from beph_store.slides.remote import head
 from beph_store.store import SlideRow
 from beph_store_kernels import reduce_area
 
@@ -119,7 +121,7 @@ class _Held:
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     reader: SlideReader | None = None
-    mark: tuple[int, ...] = ()
+    mark: tuple[object, ...] = ()
     looked: float = float("-inf")
     users: int = 0
     dropped: bool = False
@@ -160,6 +162,12 @@ class OpenSlides:
             with self._lock:
                 self._drop(key, held)
             raise
+        except SlideUnreadable:
+            raise  # damaged at one place
+        except (SlideError, ObjectStorageError) as error:  # of a slide in object storage
+            with self._lock:
+                self._drop(key, held)
+            raise SlideGone(f"the slide cannot be fetched: {error}") from error
         finally:
             self._give_back(held)
 
@@ -214,9 +222,14 @@ class OpenSlides:
             return held.reader
 
 
-def _mark(row: SlideRow) -> tuple[int, ...]:
+def _mark(row: SlideRow) -> tuple[object, ...]:
     try:
+        if row.path is not None and is_url(row.path):
+            now = head(row.path)
+            return now.size, now.mtime_ns, now.etag
         found = Path(row.path or "").stat()
+    except ObjectStorageError as error:
+        raise SlideGone(f"the slide cannot be fetched: {error}") from error
     except OSError:
         raise SlideGone("the slide's file is not where it was; the stored thumbnail remains") from None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
@@ -233,7 +246,7 @@ def _opened(row: SlideRow, cache_bytes: int) -> SlideReader:
             prefer=row.reader if any(row.reader == known.name for known in BACKENDS) else None,
             cache_bytes=cache_bytes,
         )
-    except SlideError as error:
+    except (SlideError, ObjectStorageError) as error:
         raise SlideGone(f"the slide cannot be opened: {error}") from error
     if row.fingerprint is not None and reader.info.fingerprint != row.fingerprint:
         reader.close()

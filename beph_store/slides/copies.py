@@ -20,7 +20,8 @@ from types import TracebackType
 import numpy as np
 
 from beph_store.errors import SlideError
-from beph_store.slides.remote import PARALLEL, Remote, Staging, current, parts, read_range
+from beph_store.slides.listing import parts
+from beph_store.slides.remote import PARALLEL, Remote, Staging, current, read_range
 from beph_store.slides.ring import Entry, Ring, digest
 
 #: What is fetched at least, and what one request asks for at most.

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from beph_store.errors import SlideUnreadable
 from beph_store.objects import is_url
+from beph_store.slides.listing import fingerprint as remote_fingerprint
 from beph_store.slides.remote import Remote
-from beph_store.slides.remote import fingerprint as remote_fingerprint
 
 #: Formats that are slides wherever they lie.
 SLIDE_SUFFIXES = frozenset(

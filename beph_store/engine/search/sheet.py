@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from beph_store.engine.fonts import fit, font
 from beph_store.engine.search.table import SearchTable
 from beph_store.errors import BephStoreError
+from beph_store.objects import is_url
 from beph_store.records import Hit, TileSet
 from beph_store.slides import TileReader, open_slide
 
@@ -41,7 +42,7 @@ def tile_pixels(table: SearchTable, hits: Sequence[Hit]) -> list[tuple[NDArray[n
 
 def _from_file(table: SearchTable, slide_id: str, hits: Sequence[Hit]) -> NDArray[np.uint8]:
     row, spec = table.rows[slide_id], table.record.recipe.tile
-    if row.path is None or not Path(row.path).exists():
+    if row.path is None or not (is_url(row.path) or Path(row.path).exists()):
         raise FileNotFoundError(slide_id)
     with open_slide(row.path, slide_id=slide_id, mpp=row.mpp_x, mpp_source="declared") as slide:
         if row.fingerprint is not None and slide.info.fingerprint != row.fingerprint:

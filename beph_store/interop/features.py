@@ -173,6 +173,11 @@ FORMATS: dict[str, Format] = {
         Format("bags", ".pt bag", "beph_store.interop.bags", ("encoder", "mpp", "origin_l0"), coords=True),
         Format("slide2vec", "slide2vec", "beph_store.interop.slide2vec", (), empty=True),
         Format("atlaspatch", "AtlasPatch", "beph_store.interop.atlaspatch", ("mpp",), "h5py", empty=True),
+        Format("wsidata", "LazySlide", "beph_store.interop.wsidata", (), "anndata"),
+        Format("anndata", "AnnData", "beph_store.interop.anndata", (), "anndata", empty=True),
+        Format("anndata_zarr", "AnnData zarr", "beph_store.interop.anndata", (), "anndata", empty=True),
+        Format("parquet", "Parquet", "beph_store.interop.parquet", (), empty=True),
+        Format("parquet_list", "Parquet list", "beph_store.interop.parquet", (), empty=True),
     )
 }
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -130,7 +131,7 @@ class _Run:
             return SlideOutcome(row.slide_id, "skipped", row.tiles)
         self.tally["tiles"] += row.tiles - row.unreadable
         self.tally["unreadable"] += row.unreadable
-        self.tally["bytes"] += made.stat().st_size
+        self.tally["bytes"] += _nbytes(made)
         return SlideOutcome(
             row.slide_id, row.status, row.tiles - row.unreadable, round(time.perf_counter() - start, 3)
         )
@@ -177,6 +178,9 @@ class _Run:
             tiles = SlideRows(places, shares, none, np.empty((0, dim), np.float16))
         placed = not spec.tissue_method.endswith(WITHOUT_PLACES) and row.reader != "table"
         mpp_l0 = ((row.mpp_x or 0.0) + (row.mpp_y or 0.0)) / 2 or None
+        about: dict[str, Any] = {"slide_path": row.path or "", "recipe": recipe.key}
+        if self.form.name == "wsidata" and len(tiles.ok):  # its tissues are polygons of their own
+            about["tissue_mask"] = self.store.rasters(row.recipe, row.slide_id).tissue
         return SlideFeatures(
             name,
             tiles.vectors[tiles.ok],
@@ -188,7 +192,7 @@ class _Run:
             (row.width_l0 or 1, row.height_l0 or 1),
             export.encoder,
             Path(name),
-            {"slide_path": row.path or ""},
+            about,
             stride_px=spec.stride_px,
             tissue=tiles.tissue[tiles.ok],
             tissue_min=spec.tissue_min,
@@ -197,6 +201,12 @@ class _Run:
     def _notes(self) -> Iterator[str]:
         if self.tally["unreadable"]:
             yield f"{self.tally['unreadable']} unreadable tiles are left out: the format has no place for them"
+
+
+def _nbytes(made: Path) -> int:
+    """Of the vectors' file, or of the folder that a zarr.json stands for."""
+    paths = made.parent.rglob("*") if made.name == "zarr.json" else (made,)
+    return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 def _tiles(store: Store, row: SlideRow) -> SlideRows:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 import uuid
@@ -40,6 +41,8 @@ _BATCH_BYTES = 8 << 20
 _READ_AHEAD_BYTES = 64 << 20
 #: How often a build starts again because slides were replaced and compacted away under it.
 _TRIES = 3
+#: Names of caches: finished, in the making, and on their way out.
+_OURS = re.compile(r"[0-9a-f]{16}|\.[0-9a-f]{16}\.[0-9a-f]+|\.[0-9a-f]{32}")
 
 Progress = Callable[[int, int], None]
 
@@ -232,7 +235,10 @@ def _build(layout: Layout, plan: _Plan, progress: Progress | None) -> FlatVector
         _export(layout, plan, aside, progress)
         write_json(aside / "cache.json", plan.to_json())
         for other in set(home.iterdir()) - {aside}:
-            _remove(other)  # of an older registry, damaged, or left by a killed build: we alone build here
+            if _OURS.fullmatch(other.name):  # the folder may be a link to one that is not ours
+                _remove(
+                    other
+                )  # of an older registry, damaged, or left by a killed build: we alone build here
         aside.rename(folder)
         sync_folder(home)
     except OSError as error:

@@ -8,7 +8,8 @@ from datetime import timedelta
 
 from beph_store.errors import StoreError
 from beph_store.store.kept import orphan_archives
-from beph_store.store.layout import is_dataset
+from beph_store.store.layout import is_dataset, quoted
+from beph_store.store.links import refuse_links
 from beph_store.store.locks import alone
 from beph_store.store.place import Place, remove_tree
 from beph_store.store.reader import Store
@@ -35,6 +36,7 @@ def compact(store: Store) -> CompactReport:
 
     Raises StoreError while an ingest runs on the store or a sealed slide waits for its commit.
     """
+    refuse_links(store.layout)
     files_before, bytes_before = _measure(store.layout.root)
     removed = 0
     with alone(store.layout):
@@ -58,7 +60,7 @@ def _compact_tiles(store: Store, key: str) -> int:
     before = open_table(path).count_rows()
     live = [row.ingest_id for row in store.rows(key) if row.status == "done"]
     if before > sum(row.tiles for row in store.rows(key) if row.status == "done"):
-        listed = ", ".join(f"'{ingest_id}'" for ingest_id in live) or "''"
+        listed = ", ".join(map(quoted, live)) or "''"
         again(path, lambda: open_table(path).delete(f"ingest_id NOT IN ({listed})"))
     after = open_table(path).count_rows()
     _compact(path)

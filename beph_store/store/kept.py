@@ -232,7 +232,8 @@ def _metadata(archive: Place, row: SlideRow, tile_px: int) -> NDArray[np.bool_]:
         group = read_group(archive, but=SHARD)
         said: dict[str, Any] = group.attrs.asdict()
         tiles, ok = group["tiles"], group["ok"]
-        found = np.asarray(ok[...], bool) if isinstance(ok, zarr.Array) else np.zeros(0, bool)
+        fits = isinstance(ok, zarr.Array) and ok.shape == (row.tiles,)
+        found = np.asarray(ok[...], bool) if fits else np.zeros(0, bool)
     except (KeyError, ValueError, OSError) as error:
         raise StoreError(f"its kept tiles are damaged: {error}", path=str(archive)) from error
     want = (row.tiles, tile_px, tile_px, 3)
@@ -257,7 +258,7 @@ def orphan_archives(layout: Layout, key: str, rows: list[SlideRow]) -> list[Plac
 
 def _archives(layout: Layout, key: str) -> set[Place]:
     folder = layout.pixels(key)
-    return set(folder.iterdir()) if folder.is_dir() else set()
+    return {path for path in folder.iterdir() if path.suffix == ".zarr"} if folder.is_dir() else set()
 
 
 class _Local:

@@ -105,6 +105,11 @@ def registry_key(recipe_key: str, slide_id: str) -> str:
     return f"{recipe_key}/{slide_id}"
 
 
+def quoted(text: object) -> str:
+    """``text`` between quotes in a filter of Lance."""
+    return "'" + str(text).replace("'", "''") + "'"
+
+
 def slide_folder(slide_id: str) -> str:
     """A file name for a slide id: readable, and unique through a hash of the whole id."""
     readable = re.sub(r"[^A-Za-z0-9._-]+", "_", slide_id)[:48].strip("._") or "slide"
@@ -208,7 +213,8 @@ class Layout:
 
     def slide_pixels(self, key: str, slide_id: str, ingest_id: str) -> Place:
         """The kept tiles of one ingest of a slide: named by it, so that the registry decides what is seen."""
-        return self.pixels(key) / f"{slide_folder(slide_id)}.{ingest_id}.zarr"
+        # A registry row may have been edited: its id must not lead out of the folder.
+        return self.pixels(key) / f"{slide_folder(slide_id)}.{re.sub(r'[^0-9A-Za-z-]', '_', ingest_id)}.zarr"
 
     def staging(self, key: str) -> Place:
         """Work in progress of one recipe."""

@@ -18,6 +18,9 @@ from beph_store.store.durable import sync_file
 from beph_store.store.place import Place, put_folder
 from beph_store.store.zarrs import GROUP, is_group, read_group
 
+#: Bytes of a raster in memory: a file that says more was not made by us.
+_LARGEST = 1 << 30
+
 
 def write_rasters(path: Place, rasters: Rasters) -> None:
     """Write aside and rename; rasters that are there are replaced. Into a bucket: write here and put all of it."""
@@ -66,6 +69,8 @@ def _get(group: zarr.Group, name: str) -> NDArray[Any]:
     array = group[name]
     if not isinstance(array, zarr.Array):
         raise KeyError(name)
+    if array.nbytes > _LARGEST:
+        raise ValueError(f"{name} says that it has {array.nbytes:,} bytes")
     return np.asarray(array[...])
 
 

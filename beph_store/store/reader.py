@@ -27,7 +27,8 @@ from beph_store.store.cache import FlatVectors, open_flat
 from beph_store.store.conditional import require_conditional_puts
 from beph_store.store.durable import write_json
 from beph_store.store.kept import KeptTiles
-from beph_store.store.layout import FORMAT, Layout, is_dataset
+from beph_store.store.layout import FORMAT, Layout, is_dataset, quoted
+from beph_store.store.links import refuse_links
 from beph_store.store.locks import held
 from beph_store.store.place import Place, place
 from beph_store.store.rasters import read_rasters
@@ -90,9 +91,11 @@ class Store:
             ) from None
         except ObjectStorageError:
             raise
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise NotAStore(f"{layout.marker} cannot be read: {error}", path=path) from error
-        if marker.get("format") != FORMAT:
+        if not isinstance(marker, dict):
+            raise NotAStore(f"{layout.marker} cannot be read: it is no record", path=path)
+        if type(marker.get("format")) is not int or marker["format"] != FORMAT:
             raise FormatUnknown(
                 f"the store at {path} has format {marker.get('format')!r}, this version reads {FORMAT}: "
                 f"install the beph-store that wrote it ({marker.get('written_by', 'unknown')})",
@@ -159,6 +162,7 @@ class Store:
     ) -> RecipeWriter:
         """A writer of slides under ``recipe``, of their pixels too if asked; the recipe is recorded first."""
         require_conditional_puts(self.layout.root)
+        refuse_links(self.layout)
         if self.registry.missing_columns():
             with held(self.layout, "commit"):
                 self.registry.add_missing_columns()
@@ -210,7 +214,7 @@ class Store:
 
     def slide_table(self, row: SlideRow) -> pa.Table:
         """The rows of a finished slide as stored, in no particular order."""
-        where = f"slide_id = '{_quote(row.slide_id)}' AND ingest_id = '{row.ingest_id}'"
+        where = f"slide_id = {quoted(row.slide_id)} AND ingest_id = {quoted(row.ingest_id)}"
         with lance_errors(self.layout.root):
             return self.dataset(row.recipe).to_table(filter=where)
 
@@ -293,7 +297,7 @@ class Store:
 def _read_recipe(path: Place) -> RecipeRecord:
     try:
         data = json.loads(path.read_bytes())
-        if data["format"] != FORMAT:
+        if type(data["format"]) is not int or data["format"] != FORMAT:
             raise FormatUnknown(
                 f"recipe {path.stem} has format {data['format']}, this version reads {FORMAT}"
             )
@@ -301,7 +305,7 @@ def _read_recipe(path: Place) -> RecipeRecord:
         record = RecipeRecord(recipe, data["encoder_source"], data["parity"], data["created_at"])
     except (FormatUnknown, ObjectStorageError):
         raise
-    except (OSError, ValueError, KeyError, TypeError, BephStoreError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, BephStoreError) as error:
         raise FormatUnknown(f"recipe record {path.name} cannot be read: {error}", path=str(path)) from error
     if recipe.key != path.stem:
         raise FormatUnknown(
@@ -312,10 +316,6 @@ def _read_recipe(path: Place) -> RecipeRecord:
 
 def _size(folder: Place) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _quote(text: str) -> str:
-    return text.replace("'", "''")
 
 
 def _now() -> str:

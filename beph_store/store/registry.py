@@ -17,9 +17,10 @@ from typing import Any
 import lance
 import pyarrow as pa
 
+from beph_store.errors import ObjectStorageError, StoreError
 from beph_store.records import SlideInfo, Status
 from beph_store.store.durable import sync_lance
-from beph_store.store.layout import REGISTRY, is_dataset, registry_key
+from beph_store.store.layout import REGISTRY, is_dataset, quoted, registry_key
 from beph_store.store.place import Place
 from beph_store.store.tables import again, create_table, lance_errors, open_table
 
@@ -137,10 +138,19 @@ class Registry:
 
     def table(self, recipe: str | None = None) -> pa.Table:
         """All rows, or those of one recipe, in the order of slide ids."""
-        where = None if recipe is None else f"recipe = '{recipe}'"
-        with lance_errors(self.path):
-            found = self.dataset().to_table(filter=where)
-        return found.sort_by([("recipe", "ascending"), ("slide_id", "ascending")])
+        where = None if recipe is None else f"recipe = {quoted(recipe)}"
+        try:
+            with lance_errors(self.path):
+                found = self.dataset().to_table(filter=where)
+            return found.sort_by([("recipe", "ascending"), ("slide_id", "ascending")])
+        except ObjectStorageError:
+            raise
+        except (OSError, ValueError, KeyError) as error:
+            why = (str(error).splitlines() or ["?"])[0]
+            raise StoreError(
+                f"the registry slides.lance cannot be read: {why[:300]}; put it back from a copy of the store",
+                path=str(self.path),
+            ) from error
 
     def rows(self, recipe: str | None = None) -> list[SlideRow]:
         """``table`` as records."""
@@ -178,4 +188,7 @@ class Registry:
 
 def _records(table: pa.Table) -> list[SlideRow]:
     names = [field.name for field in dataclasses.fields(SlideRow) if field.name in table.schema.names]
-    return [SlideRow(**row) for row in table.select(names).to_pylist()]
+    try:
+        return [SlideRow(**row) for row in table.select(names).to_pylist()]
+    except TypeError as error:
+        raise StoreError(f"the registry slides.lance lacks columns of its format: {error}") from error

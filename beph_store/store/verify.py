@@ -51,6 +51,11 @@ def verify(store: Store, progress: Callable[[int, int], None] | None = None) -> 
         for row in rows
         if row.recipe not in recipes
     ]
+    report.problems += [
+        f"slide {row.slide_id}: its status is {row.status!r}, which there is not"
+        for row in rows
+        if row.status not in ("done", "empty", "failed")
+    ]
     done = [row for row in rows if row.status == "done" and row.recipe in recipes]
     for number, row in enumerate(done, 1):
         report.problems += [

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from beph_store.errors import StoreError
 from beph_store.records import Rasters, Recipe, SlideInfo, TileSet
 from beph_store.store.durable import sync_lance
-from beph_store.store.layout import Layout, is_dataset
+from beph_store.store.layout import Layout, is_dataset, quoted
 from beph_store.store.locks import Hold, claim, held
 from beph_store.store.pixels import PixelLog
 from beph_store.store.place import Place, remove_tree
@@ -176,7 +176,7 @@ class RecipeWriter:
         """Drop what these rows replaced."""
         where = self.layout.tiles(self.key)
         if replacing and where.exists():
-            listed = ", ".join(f"'{row.replaces}'" for row in replacing)
+            listed = ", ".join(quoted(row.replaces) for row in replacing)
             again(where, lambda: open_table(where).delete(f"ingest_id IN ({listed})"))
         for row in replacing:
             remove_tree(self.layout.slide_pixels(self.key, row.slide_id, str(row.replaces)))

@@ -22,10 +22,10 @@ def is_group(where: Place) -> bool:
 def read_group(where: Place, *, but: Path | None = None) -> zarr.Group:
     """The group, to be read; without the object ``but`` where it lies in a bucket. zarr's and a disk's errors."""
     if isinstance(where, Path):
-        return zarr.open_group(str(where), mode="r")
+        return zarr.open_group(str(where), mode="r", zarr_format=3)
     paths = {str(path.relative_to(where)): path for path in where.rglob("*")}
     if but is not None:
         paths.pop(but.as_posix(), None)
     take = default_buffer_prototype().buffer.from_bytes
     found = each(lambda path: take(path.read_bytes()), paths.values())
-    return zarr.open_group(MemoryStore(dict(zip(paths, found, strict=True))), mode="r")
+    return zarr.open_group(MemoryStore(dict(zip(paths, found, strict=True))), mode="r", zarr_format=3)

@@ -153,7 +153,7 @@ def _bottleneck(first: _Sample, last: _Sample) -> str | None:
 @contextlib.contextmanager
 def shown(layout: Layout, run: str, meter: Meter) -> Iterator[None]:
     """While inside, the run can be seen from outside: see ``look``."""
-    layout.runs.mkdir(parents=True, exist_ok=True)
+    layout.live.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as lock:
         with contextlib.suppress(OSError, NotImplementedError):  # a file system without locks: see `look`
             lock.enter_context(FileLock(_lock(layout, run), timeout=5, thread_local=False))
@@ -215,8 +215,8 @@ def _lives(layout: Layout, run: str) -> bool:
 
 
 def _file(layout: Layout, run: str) -> Path:
-    return layout.runs / f"{run}.progress"
+    return layout.live / f"{run}.progress"
 
 
 def _lock(layout: Layout, run: str) -> Path:
-    return layout.runs / f"{run}.lock"
+    return layout.live / f"{run}.lock"

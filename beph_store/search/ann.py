@@ -22,6 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from beph_store.errors import SearchError
+from beph_store.objects import explain, is_storage_error, storage_options
 from beph_store.search.partitions import assigned, centroids
 
 #: Names of the two indices a table gets: on the vectors, and on slide ids. Without the second, leaving out the own
@@ -245,7 +246,7 @@ def not_in(column: str, values: Sequence[str]) -> str | None:
 
 def _open(path: str | Path, session: Any = None) -> Any:
     with _translated(path):
-        return lance.dataset(str(path), session=session)
+        return lance.dataset(str(path), session=session, storage_options=storage_options(str(path)))
 
 
 def _described(table: Any) -> dict[str, Any]:
@@ -295,4 +296,6 @@ def _translated(path: str | Path) -> Iterator[None]:
 
 def _translate(error: Exception, path: str | Path) -> SearchError:
     first = (str(error).splitlines() or [type(error).__name__])[0]
+    if is_storage_error(error):
+        first = explain(error, str(path))
     return SearchError(f"the tile table cannot be searched or indexed: {first}", path=path)

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from beph_store.engine.provenance import versions
-from beph_store.errors import BephStoreError
+from beph_store.errors import BephStoreError, UsageError
 from beph_store.serve import (
     cluster_api,
     cohort_api,
@@ -76,6 +76,10 @@ def make_app(
     Raises NotAStore, FormatUnknown, and UsageError for labels that cannot be read.
     """
     shelf = Shelf(Store.open(store), None if labels is None else Path(labels))
+    if allow_write and shelf.store.layout.is_remote:
+        raise UsageError(
+            "a store in object storage is served for reading: start the server without --allow-write"
+        )
     desk = Desk(shelf, allow_write, folders or Folders())
 
     @asynccontextmanager

@@ -164,7 +164,7 @@ def _age(head: KnownHead) -> tuple[str, str]:
 
 
 def _folders(desk: Desk) -> Iterator[tuple[Path, str | None]]:
-    jobs = desk.shelf.store.layout.root / "jobs"
+    jobs = desk.shelf.store.layout.jobs
     for record in sorted(jobs.glob(f"*/out/{RUN_FILE}")):
         yield record.parent, record.parent.parent.name
     for folder in desk.folders.heads:

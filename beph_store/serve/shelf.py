@@ -93,7 +93,7 @@ class Shelf:
             version = int(self.store.registry.dataset().version)
             held = self._tables.get(key)
             if held is None or held[0] != version:
-                made = open_table(self.store.layout.root, recipe=key, labels=self.labels_path)
+                made = open_table(str(self.store.layout.root), recipe=key, labels=self.labels_path)
                 held = self._tables[key] = (version, made)
             return held[1]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fnmatch
 import re
 import shutil
+import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -300,6 +301,19 @@ def remove_tree(where: Place) -> None:
             where.remove_below()
     else:
         shutil.rmtree(where, ignore_errors=True)
+
+
+def local_copy(where: Place, folder: Path) -> Path:
+    """The file itself, or a copy of the object in ``folder``, made once: for objects named by their content."""
+    if isinstance(where, Path):
+        return where
+    path = folder / where.name
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        aside.write_bytes(where.read_bytes())
+        aside.replace(path)
+    return path
 
 
 def put_folder(local: Path, where: ObjectPath, *, last: str) -> None:

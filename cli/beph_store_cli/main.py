@@ -119,21 +119,22 @@ def main() -> None:
             raise
         usage = isinstance(error, UsageError) and not isinstance(error, MissingExtra)
         _fail(_described(error), 2 if usage else 1, arguments)
-    except OSError as error:
-        if debug:
+    except (OSError, ValueError, RuntimeError) as error:
+        # Lance wraps what a bucket says in any of these.
+        if debug or not (isinstance(error, OSError) or is_storage_error(error)):
             raise
-        if is_storage_error(error):
-            _fail(explain(error, ""), 1, arguments)
-        where = f": {error.filename}" if error.filename else ""
-        _fail(f"{error.strerror or error}{where}", 1, arguments)
-    except (ValueError, RuntimeError) as error:  # in which Lance wraps what a bucket says
-        if debug or not is_storage_error(error):
-            raise
-        _fail(explain(error, ""), 1, arguments)
+        _fail(_of_system(error), 1, arguments)
 
 
 def _stop(signum: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def _of_system(error: Exception) -> str:
+    if is_storage_error(error) or not isinstance(error, OSError):
+        return explain(error, "")
+    where = f": {error.filename}" if error.filename else ""
+    return f"{error.strerror or error}{where}"
 
 
 def _described(error: BephStoreError) -> str:

@@ -18,6 +18,7 @@ from beph_store.engine.probe.store import Wanted
 from beph_store.engine.probe.tiles import MAX_TILES
 from beph_store.errors import CohortError, UsageError
 from beph_store.store.layout import Layout
+from beph_store.store.place import place
 
 ELSEWHERE = "lies outside the folder of images"
 
@@ -52,7 +53,7 @@ def comparison_of(
 
     Raises UsageError for a flag that the source does not read, CohortError for labels that do not fit.
     """
-    if Layout(source).marker.exists():
+    if Layout(place(source)).marker.exists():
         return _of_store(source, out, question, progress)
     if not source.exists():
         raise UsageError(f"no such store, folder of images or table: {source}", path=source)

@@ -37,7 +37,7 @@ def load_all(
         try:
             if subject.ok:
                 studies[subject.name] = load_study(
-                    store.layout.root,
+                    str(store.layout.root),
                     job.options.cohort,
                     job.protocol.task,
                     recipe=subject.recipe,

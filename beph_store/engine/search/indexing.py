@@ -36,7 +36,7 @@ def make_index(
     opened = Store.open(store)
     key = opened.recipe(recipe).recipe.key
     flat = opened.flat(key)
-    path = opened.layout.tiles(key)
+    path = str(opened.layout.tiles(key))
     plan: IndexPlan | None = choose(len(flat), flat.vectors.shape[1])
     if plan is None:
         return IndexReport("none", len(flat), None)

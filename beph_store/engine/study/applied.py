@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -16,8 +15,9 @@ from beph_store.engine.provenance import now
 from beph_store.engine.study.trained import TrainedRun, ask, cases_of, columns_of
 from beph_store.errors import HeadError
 from beph_store.records import Case
-from beph_store.store import SlideRow, Store, bags, write_parquet
-from beph_store.store.durable import write_json
+from beph_store.store import SlideRow, Store, bags
+from beph_store.store.durable import write_atomic, write_json
+from beph_store.store.place import Place, remove_tree
 
 _SLIDES, _CASES, _ABOUT = "slides.parquet", "cases.parquet", "about.json"
 
@@ -26,7 +26,7 @@ _SLIDES, _CASES, _ABOUT = "slides.parquet", "cases.parquet", "about.json"
 class Applied:
     """Predictions in ``folder``; ``about`` when they were made and of how much."""
 
-    folder: Path
+    folder: Place
     about: Mapping[str, Any]
 
     @classmethod
@@ -43,7 +43,7 @@ class Applied:
 
     def frame(self, by: str) -> pl.DataFrame:
         """One row a slide, or one a case, as ``by`` says: slide or case."""
-        return pl.read_parquet(self.folder / (_SLIDES if by == "slide" else _CASES))
+        return pl.read_parquet((self.folder / (_SLIDES if by == "slide" else _CASES)).read_bytes())
 
     def is_stale(self, rows: Iterable[SlideRow]) -> bool:
         """Whether slides came or changed since; ``rows`` of the recipe as the registry is now."""
@@ -64,8 +64,10 @@ def apply_head(
     folder = store.layout.predictions / head
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _ABOUT).unlink(missing_ok=True)
-    write_parquet(slides, folder / _SLIDES)
-    write_parquet(cases, folder / _CASES)
+    for name, frame in ((_SLIDES, slides), (_CASES, cases)):
+        file = io.BytesIO()
+        frame.write_parquet(file)
+        write_atomic(folder / name, file.getvalue())
     told = {"head": head, "recipe": key, "slides": slides.height, "cases": cases.height}
     # Written last: predictions that have it are whole.
     write_json(folder / _ABOUT, {**told, "made_at": now(), "slides_sha256": digest})
@@ -103,7 +105,7 @@ def predictions_of(
 
 def forget(store: Store, head: str) -> None:
     """Remove what a head said of the slides."""
-    shutil.rmtree(store.layout.predictions / head, ignore_errors=True)
+    remove_tree(store.layout.predictions / head)
 
 
 def slides_digest(rows: Iterable[SlideRow]) -> str:

@@ -17,6 +17,7 @@ from beph_store.engine.provenance import now
 from beph_store.errors import CohortError
 from beph_store.store import Store
 from beph_store.store.durable import write_atomic, write_json
+from beph_store.store.place import Place, local_copy
 
 KINDS = (".csv", ".tsv")
 #: Values of a column that are listed one by one, and how long one may be to be listed.
@@ -59,7 +60,7 @@ def keep_table(store: Store, data: bytes, kind: str, name: str) -> KeptTable:
     write_atomic(path, data)
     # Written last: a table that has it is whole.
     write_json(path.with_suffix(".json"), {"name": name, "kind": kind, **about})
-    return KeptTable(made, name, path, about)
+    return KeptTable(made, name, _here(store, path), about)
 
 
 def table_id(data: bytes, kind: str) -> str:
@@ -106,9 +107,13 @@ def kept_tables(store: Store) -> dict[str, KeptTable]:
             continue
         path = record.with_suffix(kind if kind in KINDS else ".csv")
         if path.is_file():
-            found.append((written, KeptTable(record.stem, name, path, about)))
+            found.append((written, KeptTable(record.stem, name, _here(store, path), about)))
     found.sort(key=lambda one: one[0])
     return {table.id: table for _, table in found}
+
+
+def _here(store: Store, path: Place) -> Path:
+    return local_copy(path, store.layout.work / "labels")
 
 
 def kept_table(store: Store, table: str) -> KeptTable:

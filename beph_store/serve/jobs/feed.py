@@ -84,7 +84,8 @@ class Watch:
                     del self._tails[name]
 
     def _labels_changed(self) -> Iterator[Said]:
-        for entry in _listed(self.layout.root / "annotations", ".jsonl"):
+        # A bucket is not asked several times a second: a store in one is only read here, and its labels at each visit.
+        for entry in _listed(self.layout.work / "annotations", ".jsonl"):
             try:
                 found = entry.stat()
             except OSError:
@@ -97,7 +98,7 @@ class Watch:
 
     def _runs_changed(self) -> Iterator[Said]:
         now = {}
-        for entry in _listed(self.layout.runs, ".progress"):
+        for entry in _listed(self.layout.live, ".progress"):
             run = entry.name.removesuffix(".progress")
             lives, progress = look(self.layout, run)
             now[run] = {"run": run, "state": "running" if lives else "stopped", "progress": progress}

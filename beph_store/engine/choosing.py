@@ -18,6 +18,7 @@ import numpy as np
 
 from beph_store.encoders import Bundle, ParityReport, compare, kind_of, probe_tiles, require
 from beph_store.encoders.bundle import file_sha256
+from beph_store.engine.report import Computing
 from beph_store.errors import ParityFailed, RuntimeUnavailable
 from beph_store.runtimes import Runtime, RuntimeEntry, RuntimeOptions, cache_folder, entries, open_runtime
 
@@ -34,6 +35,12 @@ class Choice:
     runtime: Runtime
     parity: dict[str, Any]
     passed_over: tuple[tuple[str, str], ...]
+
+    @property
+    def computing(self) -> Computing:
+        """The same, without the runtime itself."""
+        opened = self.runtime
+        return Computing(opened.name, opened.spec.precision, opened.device, self.parity, self.passed_over)
 
 
 def choose(

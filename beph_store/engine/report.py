@@ -89,13 +89,52 @@ class KeptCount:
 
 
 @dataclass(frozen=True, slots=True)
+class Computing:
+    """What computes: name of the runtime, its precision and device, ``parity`` its figures on the probe, and the
+    runtimes that ``auto`` would have preferred, each with why not.
+    """
+
+    runtime: str
+    precision: str
+    device: str
+    parity: dict[str, Any]
+    passed_over: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterCount:
+    """What of a cluster took part: ``readers`` at most at once, ``restarts`` of encoders that were lost."""
+
+    nodes: int
+    encoders: int
+    readers: int
+    restarts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What came of a run so far. ``busy`` seconds by stage, those of each of its workers taken for an equal share;
+    ``steady`` seconds from the first batch to the last; ``workers`` that read.
+    """
+
+    tiles: int
+    read: ReadStats
+    busy: dict[str, float]
+    steady: float
+    workers: int
+    computing: Computing | None = None
+    cluster: ClusterCount | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class IngestReport:
     """One run of ``ingest``.
 
     ``tiles`` encoded in this run; ``seconds`` of the whole run; ``steady_seconds`` from the first encoded
     batch to the last, which leaves out the start; ``busy`` the share of the run in which each stage worked;
     ``passed_over`` runtimes that ``auto`` would have preferred, each with why not; ``kept_tiles`` what is there of
-    pixels, None where they were not asked for.
+    pixels, None where they were not asked for; ``cluster`` what of one took part, None on one machine alone.
     """
 
     recipe: str
@@ -113,6 +152,7 @@ class IngestReport:
     run: str = ""
     notes: tuple[str, ...] = field(default=())
     kept_tiles: KeptCount | None = None
+    cluster: ClusterCount | None = None
 
     @property
     def tiles_per_second(self) -> float:
@@ -148,6 +188,7 @@ class IngestReport:
             "device": self.device,
             "passed_over": dict(self.passed_over),
             "kept_tiles": dataclasses.asdict(self.kept_tiles) if self.kept_tiles else None,
+            "cluster": dataclasses.asdict(self.cluster) if self.cluster else None,
             "notes": list(self.notes),
         }
 

@@ -103,17 +103,9 @@ class SlideSink:
         if not slide.closed or slide.remaining:
             return
         seconds = time.perf_counter() - slide.began
-        file_bytes, file_mtime_ns = self._tasks[slide_id].file_state()
-        row = SlideRow(
-            self._writer.key,
-            slide_id,
-            "done",
-            file_bytes=file_bytes,
-            file_mtime_ns=file_mtime_ns,
-            case_id=self._tasks[slide_id].case_id,
-            reader=slide.opened.backend,
-            replaces=self._replaced.get(slide_id),
-            seconds=round(seconds, 3),
+        task = self._tasks[slide_id]
+        row = finished_row(
+            self._writer.key, task, slide.opened.backend, self._replaced.get(slide_id), seconds
         )
         row = self._writer.seal(self._writer.claimed(slide_id), slide.opened.rasters, row)
         del self._slides[slide_id]
@@ -121,10 +113,28 @@ class SlideSink:
 
     def _failed(self, slide_id: str, why: str) -> None:
         slide = self._slides.pop(slide_id, None)
-        task = self._tasks[slide_id]
-        row = SlideRow(
-            self._writer.key, slide_id, "failed", error=why, path=str(task.path), case_id=task.case_id
-        )
         info: SlideInfo | None = slide.opened.info if slide else None
-        self._writer.fail(slide_id, row.with_info(info) if info else row)
+        self._writer.fail(slide_id, failed_row(self._writer.key, self._tasks[slide_id], why, info))
         self._finish(SlideOutcome(slide_id, "failed", error=why))
+
+
+def finished_row(key: str, task: SlideTask, backend: str, replaces: str | None, seconds: float) -> SlideRow:
+    """What the registry will say of a slide of recipe ``key`` that took ``seconds``, as far as the engine knows."""
+    file_bytes, file_mtime_ns = task.file_state()
+    return SlideRow(
+        key,
+        task.slide_id,
+        "done",
+        file_bytes=file_bytes,
+        file_mtime_ns=file_mtime_ns,
+        case_id=task.case_id,
+        reader=backend,
+        replaces=replaces,
+        seconds=round(seconds, 3),
+    )
+
+
+def failed_row(key: str, task: SlideTask, why: str, info: SlideInfo | None) -> SlideRow:
+    """What the registry will say of a slide that could not be done, with what is known of it."""
+    row = SlideRow(key, task.slide_id, "failed", error=why, path=str(task.path), case_id=task.case_id)
+    return row.with_info(info) if info else row

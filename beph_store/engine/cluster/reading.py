@@ -31,6 +31,8 @@ CHUNK_TILES = 32
 AHEAD, HELD = 4, 2
 #: How often a span is read again whose reader was lost, before the slide is given up.
 TRIES = 3
+#: A slide in object storage may first have to come whole.
+FETCH_SECONDS = 3600.0
 _LOOK_SECONDS = 0.2
 
 
@@ -96,7 +98,7 @@ def survey_slide(task: SlideTask, spec: TileSpec) -> tuple[Surveyed | Failed, Ra
     start = time.perf_counter()
     stats = ReadStats()
     try:
-        with opened(task) as slide:
+        with task.open() as slide:
             tiles, rasters = survey(slide, spec)
             order = TileReader(slide, tiles).order()
             info, backend = slide.info, slide.backend
@@ -113,10 +115,11 @@ def read_span(work: Work, chunk: int = CHUNK_TILES) -> Iterator[Said]:
     stats = ReadStats()
     start = time.perf_counter()
     try:
-        with opened(work.task) as slide:
+        with work.task.open() as slide:
             own = np.arange(len(work.tile_index))
             reader = TileReader(slide, work.tiles)
             order = reader.order(own)
+            reader.fetch_ahead(order)
             reader.fetch_ahead(order)
             side = work.tiles.spec.tile_px
             pixels = np.empty((chunk, side, side, 3), np.uint8)
@@ -263,7 +266,7 @@ class SpanPool:
             elif reading.stream in ready:
                 yield from self._hear(reading)
             elif self._stalled(reading):
-                why = f"the reader did nothing for {STALL_SECONDS:.0f} s and was stopped"
+                why = f"the reader did nothing for {time.monotonic() - reading.heard:.0f} s and was stopped"
                 self._end(reading)
                 yield Failed(reading.work.task.slide_id, why, ReadStats())
         if not any(reading.begun for reading in self._reading):
@@ -271,7 +274,8 @@ class SpanPool:
 
     def _stalled(self, reading: _Reading) -> bool:
         """Whether it has begun and says nothing any more; one that is merely not asked is not stalled."""
-        if not reading.begun or time.monotonic() - reading.heard < STALL_SECONDS:
+        most = STALL_SECONDS if reading.work.task.remote is None else FETCH_SECONDS
+        if not reading.begun or time.monotonic() - reading.heard < most:
             return False
         return not self._ray.wait([reading.stream], num_returns=1, timeout=0)[0]
 

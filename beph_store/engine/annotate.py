@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from beph_store.cohort.ids import SlideIndex, parts_of, tcga_patient
+from beph_store.cohort.ids import SlideIndex, tcga_patient
 from beph_store.engine.active.labels import LabelBook, Labels, TileMark, said
 from beph_store.engine.active.saving import tiles_csv
 from beph_store.engine.bounds import Corner, origin_of
@@ -249,28 +248,3 @@ def labels_geojson(
             shown = {"classification": {"name": mark.label, "color": colour}}
             features.append(tile_feature(place, row.footprint_l0 or 1, shown))
     return collection(features, properties)
-
-
-def export_labels(
-    store: str | Path,
-    out: Path,
-    *,
-    recipe: str | None = None,
-    target: str | None = None,
-    in_bounds: bool = False,
-    bounds_origin: Corner | None = None,
-) -> list[Path]:
-    """Write each slide's labelled tiles to ``out/<slide id>.geojson``, for QuPath and for `annotate`; the files."""
-    opened = Store.open(store)
-    record = opened.recipe(recipe).recipe
-    labels = book_of(opened, record.key, target).labels()
-    written = []
-    for slide_id in sorted({str(subject[0]) for subject in labels.tiles}):
-        row = opened.slide(record.key, slide_id)
-        corner = origin_of(row, in_bounds=in_bounds, corner=bounds_origin)
-        about = {"slide_id": slide_id, "recipe": record.key, "target": target or "label", "origin_l0": corner}
-        path = out.joinpath(*(part for part in parts_of(f"{slide_id}.geojson") if part != ".."))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(labels_geojson(labels, row, corner, about)), encoding="utf-8")
-        written.append(path)
-    return written

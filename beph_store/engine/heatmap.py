@@ -16,6 +16,7 @@ from scipy import sparse
 from beph_store.engine.fonts import fit, font
 from beph_store.errors import UsageError
 from beph_store.geometry import Size
+from beph_store.interop.geojson import collection, tile_feature
 from beph_store.records import Embeddings, Rasters
 from beph_store.store import Store
 
@@ -212,26 +213,16 @@ def to_geojson(
     step = np.clip(np.searchsorted(edges, values[keep], side="right") - 1, 0, _STEPS - 1)
     colours = scale.colours(values[keep]).tolist()
     features = [
-        {
-            "type": "Feature",
-            "geometry": {"type": "Polygon", "coordinates": [_square(x, y, footprint_l0)]},
-            "properties": {
-                "objectType": "tile",
-                "classification": classes[number],
-                "color": colour,
-                "measurements": {name: value},
-            },
-        }
+        tile_feature(
+            (x, y),
+            footprint_l0,
+            {"classification": classes[number], "color": colour, "measurements": {name: value}},
+        )
         for (x, y), number, colour, value in zip(
             origin_l0[keep].tolist(), step.tolist(), colours, values[keep].tolist(), strict=True
         )
     ]
-    return {"type": "FeatureCollection", "properties": dict(properties or {}), "features": features}
-
-
-def _square(x: int, y: int, side: int) -> list[list[int]]:
-    """A closed ring."""
-    return [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
+    return collection(features, properties)
 
 
 def _checked(origin_l0: NDArray[np.integer[Any]], values: NDArray[np.floating[Any]]) -> Float:

@@ -17,11 +17,11 @@ from beph_store.engine.annotate import (
     AnnotateOptions,
     annotate,
     book_of,
-    export_labels,
     labels_csv,
     undo_annotation,
 )
 from beph_store.engine.bounds import origin_of
+from beph_store.engine.exporting_geojson import GeoJsonOptions, export_geojson
 from beph_store.engine.probe.store import Wanted, store_tiles
 from beph_store.errors import CohortError, UnknownSlide, UsageError
 from beph_store.store import Store
@@ -199,7 +199,9 @@ def test_labels_go_out_and_come_back(store: Store, tmp_path: Path) -> None:
         feature("Fat", ring(3300, 900, 4300, 2000)),
     )
     annotate(store.layout.root, [path])
-    (out,) = export_labels(store.layout.root, tmp_path / "out", bounds_origin=(100, 50))
+    (out,) = export_geojson(
+        store.layout.root, tmp_path / "out", GeoJsonOptions("labels", bounds_origin=(100, 50))
+    )
     data = json.loads(out.read_text())
     assert out.name == "a.svs.geojson"
     assert {f["properties"]["objectType"] for f in data["features"]} == {"tile"}

@@ -63,8 +63,9 @@ def annotate(
     json: JsonOption = False,
 ) -> None:
     """Annotated areas become labels of tiles: `annotate S slide1.geojson slide2.xml --rest normal`."""
-    from beph_store.engine.annotate import AnnotateOptions, export_labels, labels_csv, undo_annotation
+    from beph_store.engine.annotate import AnnotateOptions, labels_csv, undo_annotation
     from beph_store.engine.annotate import annotate as run
+    from beph_store.engine.exporting_geojson import GeoJsonOptions, export_geojson
 
     if not files and not undo and output is None:
         raise UsageError("annotate needs files, --undo or -o")
@@ -92,10 +93,8 @@ def annotate(
         labels_csv(store, output, recipe=recipe, target=target)
         written = [str(output)]
     elif output is not None:
-        made = export_labels(
-            store, output, recipe=recipe, target=target, in_bounds=in_bounds, bounds_origin=origin
-        )
-        written = [str(path) for path in made]
+        wanted = GeoJsonOptions("labels", recipe, target=target, in_bounds=in_bounds, bounds_origin=origin)
+        written = [str(path) for path in export_geojson(store, output, wanted)]
     if json:
         print_json({**(report.to_json() if report else {}), "written": written})
     else:

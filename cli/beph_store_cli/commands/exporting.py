@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from beph_store_cli.commands import export_geojson
 from beph_store_cli.render import JsonOption, StoreArgument, console, print_json, size
 
 
@@ -21,7 +22,8 @@ def export(
         str,
         typer.Argument(
             metavar="FORMAT",
-            help="For which tool: clam, trident, stamp, slide2vec, atlaspatch, or bags (.pt files).",
+            help="clam, trident, stamp, slide2vec, atlaspatch, wsidata (LazySlide), anndata, anndata_zarr, "
+            "parquet, parquet_list, bags (.pt), or geojson (QuPath).",
         ),
     ],
     store: StoreArgument,
@@ -40,12 +42,27 @@ def export(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files that hold something else.")
     ] = False,
+    what: Annotated[
+        str | None, typer.Option(help="geojson: tiles, tissue, labels or heatmap \\[tiles].")
+    ] = None,
+    head: Annotated[Path | None, typer.Option(help="geojson, heatmap: folder that `train` wrote.")] = None,
+    in_bounds: Annotated[
+        bool, typer.Option("--in-bounds", help="geojson: count from openslide.bounds-x/-y, as QuPath may.")
+    ] = False,
+    bounds_origin: Annotated[
+        str | None, typer.Option(metavar="X,Y", help="geojson: count from here, level-0 px.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Write the embeddings of a store as the files of another tool. Run it again to go on or to add slides."""
     from beph_store.engine.exporting import ExportOptions, export_features
     from beph_store_cli.progress import bar
 
+    alone = {"what": what, "head": head, "in_bounds": in_bounds, "bounds_origin": bounds_origin}
+    if form == "geojson":
+        export_geojson.run(store, out, recipe, slide, json, **alone)
+        return
+    export_geojson.refuse(**alone)
     options = ExportOptions(
         recipe=recipe,
         slides=tuple(slide or ()),

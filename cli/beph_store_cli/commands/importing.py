@@ -13,7 +13,10 @@ from beph_store_cli.render import JsonOption, console, print_json, size
 if TYPE_CHECKING:
     from beph_store.engine.importing import ImportReport
 
-_FORMATS = "clam, trident, stamp, slide2vec, atlaspatch, bags (.pt files), or table (CSV or Parquet)"
+_FORMATS = (
+    "clam, trident, stamp, slide2vec, atlaspatch, wsidata (LazySlide), anndata, anndata_zarr, parquet, "
+    "bags (.pt files), or table (CSV or Parquet, a row a slide)"
+)
 
 
 def register(app: typer.Typer) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from beph_store.errors import StoreError, UsageError
 from beph_store.pretrain.data import Batch
-from beph_store.pretrain.parallel import Place, share, wait
+from beph_store.pretrain.parallel import Place, same_everywhere, share, wait
 
 #: Names that are never decayed, and whatever has fewer than two axes.
 _UNDECAYED = ("cls_token", "mask_token", "pos_embed", "positions", "relative_position_bias_table")
@@ -126,8 +126,15 @@ class _Loop:
         return self.out / f"{self.stage.name}.checkpoint"
 
     def resume(self) -> None:
-        if not self.file.exists():
-            return
+        if self.file.exists():
+            self._take_up()
+        if not same_everywhere(self.step, self.place):
+            raise StoreError(
+                f"the processes do not find the same {self.file}: --out must lie on a disk that all machines share",
+                path=self.file,
+            )
+
+    def _take_up(self) -> None:
         kept: dict[str, Any] = torch.load(self.file, map_location=self.place.device, weights_only=True)
         if kept["identity"] != self.identity:
             raise StoreError(
@@ -155,8 +162,13 @@ class _Loop:
                 "random": torch.get_rng_state(),
                 "random_gpu": torch.cuda.get_rng_state(self.place.device) if on_gpu else None,
             }
-            aside = self.file.with_name(f".{self.file.name}.{os.getpid()}")
-            torch.save(data, aside)
+            aside = self.file.with_name(
+                f".{self.file.name}.aside"
+            )  # one process writes, so one name is enough
+            with aside.open("wb") as file:
+                torch.save(data, file)
+                file.flush()
+                os.fsync(file.fileno())
             aside.replace(self.file)
         wait(self.place)
 

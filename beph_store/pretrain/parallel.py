@@ -41,8 +41,25 @@ def join(device: str = "auto") -> Place:
         place = torch.device("cuda", local)
         torch.cuda.set_device(place)
     if world > 1 and not distributed.is_initialized():
-        distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
+        how = (
+            {"store": store, "rank": rank, "world_size": world} if (store := _own_store(rank, world)) else {}
+        )
+        distributed.init_process_group("nccl" if place.type == "cuda" else "gloo", **how)
     return Place(rank, world, place)
+
+
+def _own_store(rank: int, world: int) -> distributed.Store | None:
+    """Where the processes of this start alone leave word for each other.
+
+    torchrun on one machine restarts them all but keeps what they had written, and a process may then call one that is
+    no more. Over several machines the count of restarts differs between them, and there only
+    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun helps.
+    """
+    starts, machines = os.environ.get("TORCHELASTIC_RESTART_COUNT"), os.environ.get("GROUP_WORLD_SIZE")
+    if starts is None or machines != "1":
+        return None
+    kept, _, _ = next(distributed.rendezvous("env://", rank, world))
+    return distributed.PrefixStore(f"start-{starts}", kept)
 
 
 def leave() -> None:
@@ -55,6 +72,15 @@ def wait(place: Place) -> None:
     """Until every process has come this far."""
     if place.world > 1:
         distributed.barrier()
+
+
+def same_everywhere(number: int, place: Place) -> bool:
+    """Whether every process has the same number."""
+    if place.world == 1:
+        return True
+    ends = torch.tensor([number, -number], device=place.device)
+    distributed.all_reduce(ends, distributed.ReduceOp.MAX)
+    return int(ends[0]) == -int(ends[1])
 
 
 def share(model: nn.Module, place: Place) -> nn.Module:

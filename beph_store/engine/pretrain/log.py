@@ -24,10 +24,9 @@ class Log:
     def add(self, row: Row) -> None:
         """Append. A row of a step that is there already says that the run went on from before it."""
         if not self._checked:
-            kept = [old for old in self.rows if _place(old) < _place(row)]
-            if len(kept) < len(self.rows):
-                self._rewrite(kept)
-            self.rows = kept
+            self.rows = [old for old in self.rows if _place(old) < _place(row)]
+            if self.path.exists() and self.path.read_text(encoding="utf-8") != _text(self.rows):
+                self._rewrite(self.rows)  # a line that a crash cut short would swallow the next one
             self._checked = True
         self.rows.append(row)
         with self.path.open("a", encoding="utf-8") as file:
@@ -35,7 +34,7 @@ class Log:
 
     def _rewrite(self, rows: list[Row]) -> None:
         aside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        aside.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        aside.write_text(_text(rows), encoding="utf-8")
         aside.replace(self.path)
 
 
@@ -50,6 +49,10 @@ def read_log(path: Path) -> list[Row]:
         except json.JSONDecodeError:
             break
     return rows
+
+
+def _text(rows: list[Row]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def _place(row: Row) -> tuple[int, int]:

@@ -76,7 +76,8 @@ def pretrain(
 ) -> None:
     """Pre-train an encoder with BEiT v2's objective on your own tiles, from nothing or from BEPH; stop, go on at will.
 
-    Several GPUs: `torchrun --nproc-per-node 4 -m beph_store_cli pretrain S --out DIR …`. Needs `beph-store[train]`.
+    Several GPUs: `torchrun --nproc-per-node 4 -m beph_store_cli pretrain S --out DIR …`, over machines with --out on a
+    shared disk. Needs `beph-store[train]`.
     """
     from beph_store.engine.pretrain import options as o
 

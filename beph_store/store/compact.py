@@ -13,7 +13,7 @@ from beph_store.store.links import refuse_links
 from beph_store.store.locks import alone
 from beph_store.store.place import Place, remove_tree
 from beph_store.store.reader import Store
-from beph_store.store.staging import read_ready
+from beph_store.store.staging import discard, read_ready
 from beph_store.store.tables import again, open_table
 from beph_store.store.verify import orphan_files
 
@@ -42,6 +42,7 @@ def compact(store: Store) -> CompactReport:
     with alone(store.layout):
         for record in store.recipes():
             key = record.recipe.key
+            _discard_settled(store, key)
             if any(read_ready(folder) for folder in store.layout.staging(key).glob("*")):
                 raise StoreError(
                     "an interrupted ingest left finished slides uncommitted: run the same ingest again, then compact"
@@ -53,6 +54,18 @@ def compact(store: Store) -> CompactReport:
         _compact(store.layout.registry)
     files_after, bytes_after = _measure(store.layout.root)
     return CompactReport(files_before, files_after, bytes_before, bytes_after, removed)
+
+
+def _discard_settled(store: Store, key: str) -> None:
+    """Drop what is staged of slides that are in the registry: a process that died while it cleaned up left it there.
+
+    What an interrupted ``--replace`` has staged of a slide goes too, unless it is sealed: it is encoded again then.
+    """
+    for row in store.rows(key):
+        folder = store.layout.slide_staging(key, row.slide_id)
+        ready = read_ready(folder) if row.complete else None
+        if row.complete and (ready is None or row.settles(ready.row)):
+            discard(folder)
 
 
 def _compact_tiles(store: Store, key: str) -> int:

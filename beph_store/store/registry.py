@@ -80,6 +80,10 @@ class SlideRow:
         """Whether nothing is left to do for this slide."""
         return self.status in ("done", "empty")
 
+    def settles(self, other: SlideRow) -> bool:
+        """Whether this row is a finished result that the other, of the same slide, does not replace."""
+        return self.complete and self.ingest_id != other.replaces
+
     def with_info(self, info: SlideInfo) -> SlideRow:
         """The row with what a reader found out about the file."""
         return dataclasses.replace(

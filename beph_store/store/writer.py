@@ -156,7 +156,7 @@ class RecipeWriter:
             return
         with held(self.layout, "commit"):
             known = self.known()
-            fresh = [r for r in self._ready if not _already(known.get(r.row.slide_id), r.row)]
+            fresh = [r for r in self._ready if not _settled(known.get(r.row.slide_id), r.row)]
             self._append(fresh)
             rows = [*(r.row for r in fresh), *self._rows]
             self.registry.put(rows)
@@ -205,6 +205,5 @@ class RecipeWriter:
             self.release(slide_id)
 
 
-def _already(known: SlideRow | None, row: SlideRow) -> bool:
-    """Whether the registry holds a finished result that this row does not replace."""
-    return known is not None and known.complete and known.ingest_id != row.replaces
+def _settled(known: SlideRow | None, row: SlideRow) -> bool:
+    return known is not None and known.settles(row)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from beph_store.cells import unescaped
 from beph_store.errors import AmbiguousColumn, CohortError
 
 #: What tables write for "no value", lower case; pandas, R, cBioPortal, the GDC's ``'--`` and Excel.
@@ -152,7 +153,7 @@ def _parse(
                 )
             rows.append(number)
             for column, i in zip(cells, wanted, strict=True):
-                column.append(line[i].strip())
+                column.append(unescaped(line[i].strip()))
     except csv.Error as error:
         raise CohortError(f"{file}, line {reader.line_num}: {error}", path=file) from error
     if not rows:

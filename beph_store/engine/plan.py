@@ -170,6 +170,8 @@ def _read_manifest(path: Path) -> list[dict[str, str]]:
             rows, header = list(table), table.fieldnames or ()
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"the manifest {path} cannot be read: {error}") from error
+    if any("\0" in str(cell) for row in rows for cell in row.values()):
+        raise UsageError(f"the manifest {path} is not text: save it as CSV in UTF-8")
     names = {name.strip().lower(): name for name in header if name}
     columns = {ours: names[a] for ours, aliases in _ALIASES.items() for a in aliases if a in names}
     if "path" not in columns:

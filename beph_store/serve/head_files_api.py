@@ -12,6 +12,7 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from beph_store.engine.csvs import as_csv
 from beph_store.engine.study.applied import Applied
 from beph_store.engine.study.attention import Thought
 from beph_store.engine.study.feasible import without_flags
@@ -102,7 +103,7 @@ async def read_predictions(request: Request) -> Response:
         if applied is None:
             body = f'{{"kind":"apply","recipe":"{head.recipe}","options":{{"head":"{head.id}"}}}}'
             raise Refused(409, f"the head was not applied to all slides yet: POST {body} to /api/jobs")
-        return head.id, applied.frame(by).write_csv().encode()
+        return head.id, as_csv(applied.frame(by)).encode()
 
     name, data = await desk.work(look)
     return Response(data, media_type="text/csv", headers=_saved(f"predictions-{name}-{by}s.csv"))

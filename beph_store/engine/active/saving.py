@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from beph_store.cells import escaped
 from beph_store.engine.active.labels import Label, Labels, SlideMark, TileMark, said
 from beph_store.engine.active.refit import TileHead
 from beph_store.engine.search.table import SearchTable
@@ -163,6 +164,6 @@ def slide_columns(labels: Iterable[Label]) -> list[str]:
 def _table(header: Iterable[str], rows: Iterable[tuple[Any, ...]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerow(map(escaped, header))
+    writer.writerows([escaped(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
     return text.getvalue()

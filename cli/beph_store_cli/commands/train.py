@@ -178,6 +178,7 @@ def predict(
     json: JsonOption = False,
 ) -> None:
     """Ask a trained head about every case of a store; cases it was trained on are asked of heads that had not."""
+    from beph_store.engine.csvs import as_csv
     from beph_store.engine.study.trained import TrainedRun
     from beph_store.engine.study.trained import predict as run
     from beph_store.store import Store, write_parquet
@@ -185,7 +186,10 @@ def predict(
     with bar("predicting") as moved:
         frame = run(TrainedRun.open(head), Store.open(store), progress=moved)
     if output is not None:
-        frame.write_csv(output) if output.suffix == ".csv" else write_parquet(frame, output)
+        if output.suffix == ".csv":
+            output.write_text(as_csv(frame), encoding="utf-8")
+        else:
+            write_parquet(frame, output)
     if json:
         print_json({"cases": frame.height, "output": output and str(output), "predictions": frame.to_dicts()})
     elif output is None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from beph_store.encoders import Bundle
@@ -15,6 +16,7 @@ from beph_store.engine.cluster.inbox import Inbox
 from beph_store.engine.cluster.reading import Work
 from beph_store.engine.cluster.seats import Seat, seats_of
 from beph_store.engine.cluster.session import alive, cluster_size
+from beph_store.engine.pipeline import Clocks
 from beph_store.engine.provenance import WRITTEN_BY
 from beph_store.engine.report import ClusterCount, Computing, ReadStats
 from beph_store.errors import BephStoreError, ClusterUnavailable
@@ -88,7 +90,10 @@ class Crew:
         self._target: Target | None = None
         self._looked = 0.0
         self._founded = False
-        self.first: Computing | None = None
+        self._first: Computing | None = None
+        self._devices: dict[str, str] = {}
+        self.clocks = Clocks()  # kept up to date every few seconds
+        self.chosen: Callable[[Computing], None] = lambda _: None  # hears what computes, once
         self.restarts = 0
         self.moved = time.monotonic()  # when something last came of it
         self.heard: Callable[[Member, Heard], None] = lambda *_: None
@@ -116,19 +121,33 @@ class Crew:
                 self._start(seat)
         if not self._members:
             self._complain(seats)
-        self._founded = self._founded or self.first is not None
+        self._founded = self._founded or self._first is not None
         self._require_room()
+        self._measure()
 
     def choose(self) -> Computing:
         """What the first encoder found: it decides for all. Waits for it."""
-        while self.first is None:
+        while self._first is None:
             self.look()
             self._inbox.take(1.0)
-        return self.first
+        return self._first
 
-    def begin(self, target: Target) -> None:
-        """Vectors go there from now on."""
-        self._target = target
+    @property
+    def computing(self) -> Computing | None:
+        """What computes, on all its devices; None before that is known."""
+        if self._first is None:
+            return None
+        counts = Counter(self._devices.values())
+        devices = [device if n == 1 else f"{n} × {device}" for device, n in counts.items()]
+        return replace(self._first, device=", ".join(devices) or self._first.device)
+
+    def begin(self, target: Target, chosen: Callable[[Computing], None]) -> None:
+        """Vectors go there from now on, for good. ``chosen`` hears what computes."""
+        if self._target is not None:
+            return
+        self._target, self.chosen = target, chosen
+        if self._first is not None:
+            chosen(self._first)
         for member in self._members.values():
             if member.opening is not None:
                 self._begin(member)
@@ -162,6 +181,11 @@ class Crew:
             steady = max(steady, heard.steady)
         return Heard((), stats, encode, write, steady)
 
+    def _measure(self) -> None:
+        totals, encoders = self.totals(), max(1, len(self._seats))
+        self.clocks.encode = totals.encode / encoders
+        self.clocks.write.busy = totals.write / encoders
+
     def count(self) -> ClusterCount:
         """What took part."""
         seats = self._seats.values()
@@ -181,7 +205,7 @@ class Crew:
     def _may_start(self) -> bool:
         """The first encoder decides which runtime all use, unless that was said."""
         runtime, precision, _ = self._asked
-        undecided = self.first is None and (runtime == "auto" or precision == "auto")
+        undecided = self._first is None and (runtime == "auto" or precision == "auto")
         return not (undecided and self._members)
 
     def _start(self, seat: Seat) -> None:
@@ -208,8 +232,8 @@ class Crew:
         member.placed = True
         self.moved = time.monotonic()
         runtime, precision, batch = self._asked
-        if self.first is not None:
-            runtime, precision = self.first.runtime, self.first.precision
+        if self._first is not None:
+            runtime, precision = self._first.runtime, self._first.precision
         orders = Orders(self._ship(member.seat), runtime, precision, batch, WRITTEN_BY, socket.gethostname())
         self._inbox.ask(member.actor.open.remote(orders), lambda value, e: self._opened(member, value, e))
 
@@ -223,9 +247,11 @@ class Crew:
             return
         member.opening = value
         self.moved = time.monotonic()
-        if self.first is None:
-            self.first = value
+        self._devices[member.name] = value.device
+        if self._first is None:
+            self._first = value
             self._looked = 0.0  # the others may start
+            self.chosen(value)
         if self._target is not None:
             self._begin(member)
 

@@ -211,7 +211,7 @@ def _quiet() -> Iterator[None]:
     """What Ray's machines say goes to the log of that name: Ray prints it on stdout, which is the command's answer."""
     worker: Any = importlib.import_module("ray._private.worker")
     before = getattr(worker, "print_to_stdstream", None)
-    log = logging.getLogger("beph_store.ray")
+    log = logging.getLogger(__name__)
     worker.print_to_stdstream = lambda data, **_: log.info("%s", "\n".join(data["lines"]))
     try:
         yield

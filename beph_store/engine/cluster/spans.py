@@ -137,7 +137,8 @@ class Board:
 
     def _small(self, sharers: int) -> int:
         """A half of an even share, so that who is quicker takes more often."""
-        return max(self.fewest, min(self.most, -(-self.waiting // (2 * max(1, sharers)))))
+        share = -(-self.waiting // (2 * sharers)) if sharers > 1 else self.most
+        return max(self.fewest, min(self.most, share))
 
     def _before(self, slide: _Slide, cut: NDArray[np.int32]) -> NDArray[np.int32]:
         start = int(np.flatnonzero(slide.order == cut[0])[0])

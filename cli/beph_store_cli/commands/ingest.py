@@ -60,6 +60,13 @@ def ingest(
         float | None,
         typer.Option(help="Local disk for slides from object storage \\[a quarter of what is free]."),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Spread over a Ray cluster: auto, its host:port, or local \\[this machine alone].",
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Embed slides into a store. Kill it at any time and run it again: nothing is lost or done twice."""
@@ -80,6 +87,7 @@ def ingest(
         replace=replace,
         keep_tiles=keep_tiles,
         slide_cache_gb=slide_cache_gb,
+        ray_address=ray,
     )
     with IngestProgress() as progress:
         report = run(

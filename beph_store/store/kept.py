@@ -258,6 +258,9 @@ def orphan_archives(layout: Layout, key: str, rows: list[SlideRow]) -> list[Plac
 
 def _archives(layout: Layout, key: str) -> set[Place]:
     folder = layout.pixels(key)
+    if isinstance(folder, ObjectPath):
+        # By the objects: some servers list folders for a while from which all is gone.
+        return {folder / path.relative_to(folder).parts[0] for path in folder.rglob("*")}
     return {path for path in folder.iterdir() if path.suffix == ".zarr"} if folder.is_dir() else set()
 
 

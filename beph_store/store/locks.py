@@ -149,7 +149,8 @@ class _Session:
 
     root: ObjectPath
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
-    _held: set[ObjectPath] = field(default_factory=set)
+    #: What each lease of ours says.
+    _held: dict[ObjectPath, bytes] = field(default_factory=dict)
     _late: list[Lease] = field(default_factory=list)
     _guard: threading.Lock = field(default_factory=threading.Lock)
     _thread: threading.Thread | None = None
@@ -173,20 +174,19 @@ class _Session:
         with self._guard:
             if path in self._held:
                 return None
-            self._held.add(path)
             self._start()
-        lease = None
+            data = json.dumps({"session": self.name, "token": uuid.uuid4().hex}).encode()
+            self._held[path] = data
+        taken = None
         try:
-            lease = self._take(path)
+            taken = self._take(Lease(self, path, data))
         finally:
-            if lease is None:
-                with self._guard:
-                    self._held.discard(path)
-        return lease
+            if taken is None:
+                self._forget(path)
+        return taken
 
-    def _take(self, path: ObjectPath) -> Lease | None:
-        about = {"session": self.name, "token": uuid.uuid4().hex}
-        lease = Lease(self, path, json.dumps(about).encode())
+    def _take(self, lease: Lease) -> Lease | None:
+        path = lease.path
         for _ in range(3):
             if path.put_new(lease.data):
                 return lease
@@ -227,7 +227,7 @@ class _Session:
     def drop(self, lease: Lease) -> None:
         """Delete a lease, unless another has taken it over; what cannot be deleted now is deleted later."""
         with self._guard:
-            if lease.path not in self._held:
+            if self._held.get(lease.path) != lease.data:
                 return
         try:
             with suppress(FileNotFoundError):
@@ -237,8 +237,11 @@ class _Session:
             with self._guard:
                 self._late.append(lease)
             return
+        self._forget(lease.path)
+
+    def _forget(self, path: ObjectPath) -> None:
         with self._guard:
-            self._held.discard(lease.path)
+            self._held.pop(path, None)
 
     def bury(self) -> None:
         """Delete the objects of dead sessions."""

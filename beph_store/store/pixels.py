@@ -102,6 +102,7 @@ class PixelLog:
     def start(self) -> None:
         """Begin to write, after the last tile that ``spans`` knows."""
         self._end = int(max(0, (self.spans[:, 0] + self.spans[:, 1]).max(initial=0)))
+        self._log.parent.mkdir(parents=True, exist_ok=True)
         self._log.touch()
         self._file = self._log.open("r+b")
         self._file.truncate(self._end)

@@ -14,6 +14,7 @@ from beph_store.encoders.table import (
     Variant,
     encoder_entry,
 )
+from beph_store.encoders.weights import where
 
 __all__ = [
     "ENCODERS",
@@ -29,4 +30,5 @@ __all__ = [
     "load_bundle",
     "probe_tiles",
     "require",
+    "where",
 ]

@@ -137,9 +137,10 @@ def _find(name: str | Path) -> Path:
         entry = ENCODERS[str(name)]
         if entry.bundle is not None:
             return entry.bundle
+        pull = "" if entry.source is None else f"`beph-store encoder pull {entry.name}`, then "
         raise UnknownEncoder(
-            f"{entry.name} ships without weights: get BEPH_backbone.pth from its authors, run `beph-store encoder "
-            f"export {entry.name} --weights BEPH_backbone.pth --out FOLDER`, and pass FOLDER as the encoder"
+            f"{entry.name} ships without weights: run {pull}`beph-store encoder export {entry.name} --out FOLDER` "
+            "(or with --weights FILE), and pass FOLDER as the encoder"
         )
     if str(name).startswith(TIMM):
         raise UnknownEncoder(

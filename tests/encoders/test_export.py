@@ -122,12 +122,15 @@ def test_a_graph_that_fails_the_gate_leaves_nothing(tmp_path, checkpoint, monkey
     assert bundle.parity["fp32"]["passed"] is False
 
 
-def test_a_folder_in_use_and_absent_weights_are_refused(tmp_path, checkpoint):
+def test_a_folder_in_use_and_absent_weights_are_refused(tmp_path, checkpoint, monkeypatch):
+    monkeypatch.setenv("BEPH_STORE_CACHE", str(tmp_path / "cache"))
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="not empty"):
         export_bundle("beph", tmp_path, weights=checkpoint)
-    with pytest.raises(UsageError, match="pass --weights"):
+    with pytest.raises(UsageError, match=r"encoder pull beph`, or pass --weights BEPH_backbone\.pth"):
         export_bundle("beph", tmp_path / "new")
+    with pytest.raises(UsageError, match="beph-mini needs its checkpoint: pass --weights"):
+        export_bundle("beph-mini", tmp_path / "new")
     with pytest.raises(UsageError, match="--mpp is for timm models"):
         export_bundle("beph", tmp_path / "new", weights=checkpoint, options=ExportOptions(mpp=1.0))
     with pytest.raises(UnknownEncoder):

@@ -96,6 +96,7 @@ def test_a_bundle_of_something_else_is_no_beph_mini(exported):
         load_mini_bundle(exported[0].path)
 
 
-def test_beph_without_its_file_says_what_to_do():
+def test_beph_without_its_file_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setenv("BEPH_STORE_CACHE", str(tmp_path))
     with pytest.raises(UsageError, match="pass --weights"):
         load_for_training("beph")

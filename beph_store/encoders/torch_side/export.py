@@ -34,7 +34,9 @@ from beph_store.encoders.table import TIMM, encoder_entry
 from beph_store.encoders.torch_side import mini
 from beph_store.encoders.torch_side.beph import load_beph
 from beph_store.encoders.torch_side.loaded import Embedder, Loaded, tensors_sha256
+from beph_store.encoders.torch_side.published import load_published
 from beph_store.encoders.torch_side.timm_models import load_timm
+from beph_store.encoders.weights import find
 from beph_store.errors import MissingExtra, UsageError
 
 OPSET = 23
@@ -62,14 +64,16 @@ class ExportOptions:
 
 
 def load_encoder(name: str, weights: str | Path | None, options: ExportOptions) -> Loaded:
-    """The encoder ``name`` with its weights: a checkpoint in BEPH's layout, or any timm model."""
+    """The encoder ``name`` with its ``weights``, None for those on this machine or on the hub; also any timm model."""
     if name.startswith(TIMM):
         if options.variant not in (None, "default"):
             raise UsageError(f"{name} has no variants")
         return load_timm(name, weights, mpp=options.mpp, normalised_by=options.normalised_by)
     entry = encoder_entry(name)
-    if weights is None:
-        raise UsageError(f"{entry.name} needs its checkpoint: pass --weights")
+    if entry.network is not None:
+        return load_published(
+            entry, weights, variant=options.variant, normalised_by=options.normalised_by, mpp=options.mpp
+        )
     if options.mpp is not None:
         raise UsageError(
             f"{entry.name} was trained at {entry.mpp} µm/px: --mpp is for timm models; ingest takes one"
@@ -78,7 +82,10 @@ def load_encoder(name: str, weights: str | Path | None, options: ExportOptions) 
         entry.variant(options.variant)
         if options.normalised_by not in (None, entry.variants[0].normalisation):
             raise UsageError(f"{entry.name} has one normalisation: {entry.variants[0].normalisation}")
+        if weights is None:
+            raise UsageError(f"{entry.name} needs its checkpoint: pass --weights")
         return mini.load_mini(weights)
+    weights = find(entry) if weights is None else weights
     return load_beph(weights, name, variant=options.variant, normalised_by=options.normalised_by)
 
 
@@ -172,8 +179,8 @@ def _reference(loaded: Loaded, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def _export(loaded: Loaded, path: Path, *, half: bool) -> None:
     """Write one graph. The tensors go into the file itself while they fit protobuf's 2 GB, else beside it."""
-    inner = copy.deepcopy(loaded.model)
-    model = Embedder(inner.half() if half else inner, loaded.spec).eval()
+    inner = copy.deepcopy(loaded.model).half() if half else loaded.model
+    model = Embedder(inner, loaded.spec).eval()
     example = torch.zeros(2, loaded.spec.tile_px, loaded.spec.tile_px, 3, dtype=torch.uint8)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     noisy = logging.getLogger("torch.onnx")

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from beph_store.encoders.table import TIMM, normalisation
-from beph_store.encoders.torch_side.loaded import Loaded, mismatch, read_tensors, tensors_sha256
+from beph_store.encoders.torch_side.layouts import fit
+from beph_store.encoders.torch_side.loaded import Loaded, read_tensors, tensors_sha256
 from beph_store.errors import EncoderError, UnknownEncoder, UsageError
 from beph_store.records import EncoderSpec
 
@@ -32,11 +33,7 @@ def load_timm(
     Raises UnknownEncoder, WeightsMismatch, and EncoderError when the hub cannot be reached.
     """
     model_name = name.removeprefix(TIMM)
-    if model_name.split(".")[0] not in timm.list_models():
-        near = difflib.get_close_matches(model_name, timm.list_models(), n=3)
-        raise UnknownEncoder(
-            f"timm {timm.__version__} has no model {model_name!r}: near are {', '.join(near)}"
-        )
+    require_architecture(model_name)
     dropped: tuple[str, ...] = ()
     if weights is None:
         model = _from_hub(model_name)
@@ -44,6 +41,15 @@ def load_timm(
         model, dropped = _from_file(model_name, Path(weights))
     config = timm.data.resolve_model_data_config(model)
     return Loaded(model.eval(), _spec(name, model, config, mpp, normalised_by), dropped)
+
+
+def require_architecture(model_name: str) -> None:
+    """UnknownEncoder, with the nearest names, where timm has no such model."""
+    if model_name.split(".")[0] not in timm.list_models():
+        near = difflib.get_close_matches(model_name, timm.list_models(), n=3)
+        raise UnknownEncoder(
+            f"timm {timm.__version__} has no model {model_name!r}: near are {', '.join(near)}"
+        )
 
 
 def _from_hub(model_name: str) -> nn.Module:
@@ -59,22 +65,7 @@ def _from_hub(model_name: str) -> nn.Module:
 
 def _from_file(model_name: str, path: Path) -> tuple[nn.Module, tuple[str, ...]]:
     model: nn.Module = timm.create_model(model_name, pretrained=False, num_classes=0)
-    classifier = model.pretrained_cfg.get("classifier") or ()  # type: ignore[union-attr, operator]
-    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    own, tensors = model.state_dict(), read_tensors(path)
-    dropped = [k for k in tensors if k not in own and k.rpartition(".")[0] in heads]
-    missing = sorted(set(own) - set(tensors))
-    unexpected = sorted(set(tensors) - set(own) - set(dropped))
-    both = [k for k in own if k in tensors]
-    wrong = [
-        f"{k} {tuple(tensors[k].shape)} instead of {tuple(own[k].shape)}"
-        for k in both
-        if own[k].shape != tensors[k].shape
-    ]
-    if missing or unexpected or wrong:
-        raise mismatch(path, missing, unexpected, wrong)
-    model.load_state_dict({k: tensors[k] for k in own}, strict=True)
-    return model, tuple(sorted(dropped))
+    return model, fit(model, read_tensors(path), path)
 
 
 @torch.inference_mode()

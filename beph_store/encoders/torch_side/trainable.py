@@ -15,6 +15,7 @@ from beph_store.encoders.torch_side import mini
 from beph_store.encoders.torch_side.beph import INDEX, PREFIX, file_name
 from beph_store.encoders.torch_side.export import ExportOptions, load_encoder
 from beph_store.encoders.torch_side.loaded import Loaded, MeanOfPatches, tensors_sha256
+from beph_store.encoders.torch_side.networks import Pooled
 
 #: Appended to the name of an encoder whose weights were trained on.
 SUFFIX = "-finetuned"
@@ -77,6 +78,8 @@ def write_weights(loaded: Loaded, path: Path) -> None:
 
 def _named(model: nn.Module) -> dict[str, Tensor]:
     """Tensors under the names that the loaders hash: a trunk's own, and ``fc_norm`` for the norm of the mean token."""
+    if isinstance(model, Pooled):
+        return dict(model.trunk.state_dict())
     if not isinstance(model, (MeanOfPatches, mini.MeanAndSpread)):
         return dict(model.state_dict())
     tensors = {name: t for name, t in model.trunk.state_dict().items() if not name.endswith(INDEX)}

@@ -1,4 +1,4 @@
-"""``beph-store encoder list | export | quantise | check``."""
+"""``beph-store encoder list | export | quantise | check``; `info` and `pull` are in ``encoder_weights``."""
 
 from __future__ import annotations
 
@@ -7,28 +7,24 @@ from typing import Annotated, Any
 
 import typer
 
-from beph_store.errors import MissingExtra
+from beph_store.errors import MissingExtra, UsageError
+from beph_store_cli.commands import encoder_weights
 from beph_store_cli.render import JsonOption, console, print_json, status, table
 
 app = typer.Typer(
-    help="Encoders: list, export to a bundle, quantise and check a bundle.", no_args_is_help=True
+    help="Encoders: list, fetch weights, export to a bundle, quantise and check a bundle.",
+    no_args_is_help=True,
 )
+encoder_weights.register(app)
 
 
 @app.command("list")
 def list_encoders(json: JsonOption = False) -> None:
-    """The encoders known by name; any timm model goes by `timm:MODEL`."""
-    from beph_store.encoders import ENCODERS
+    """The encoders known by name; any timm model goes by `timm:MODEL`, your own by `export NAME --timm MODEL`."""
+    from beph_store.encoders import ENCODERS, where
 
     rows: list[dict[str, Any]] = [
-        {
-            "name": entry.name,
-            "what": entry.what,
-            "mpp": entry.mpp,
-            "licence": entry.licence,
-            "variants": [variant.name for variant in entry.variants],
-            "ready": entry.bundle is not None,
-        }
+        {**entry.facts(), "ready": entry.bundle is not None, "here": where(entry)}
         for entry in ENCODERS.values()
     ]
     if json:
@@ -37,15 +33,25 @@ def list_encoders(json: JsonOption = False) -> None:
     shown = [
         (
             row["name"],
-            "yes" if row["ready"] else "export it first",
-            row["mpp"],
-            "\n".join(row["variants"]),
+            row["here"] or "–",
+            _doubted(row, "gated", "yes" if row["gated"] else "no"),
+            _doubted(row, "mpp", f"{row['mpp']:g}"),
+            row["dim"],
+            _doubted(row, "licence", row["licence"]),
             row["what"],
         )
         for row in rows
     ]
-    shown.append(("timm:MODEL", "export it first", None, "default", "any model of timm, pooled output"))
-    console().print(table(("name", "ready", "#µm/px", "variants", "what"), shown))
+    shown.append(("timm:MODEL", "–", "", "", None, "", "any model of timm, pooled output"))
+    columns = ("name", "here", "gated", "#µm/px", "#dim", "licence", "what")
+    console().print(table(columns, shown))
+    console().print(
+        "? not confirmed by its authors' own words. More: `encoder info NAME`; weights: `encoder pull NAME`."
+    )
+
+
+def _doubted(row: dict[str, Any], fact: str, value: str) -> str:
+    return f"{value} ?" if fact in row["unconfirmed"] else value
 
 
 @app.command()
@@ -61,20 +67,47 @@ def export(
     normalisation: Annotated[
         str | None, typer.Option(help="histology or imagenet \\[the variant's own].")
     ] = None,
-    mpp: Annotated[float | None, typer.Option(help="µm/px the model is meant for, for timm models.")] = None,
+    mpp: Annotated[
+        float | None, typer.Option(help="µm/px it is meant for: for timm models and your own.")
+    ] = None,
+    timm: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Your own encoder, called NAME: its timm architecture."),
+    ] = None,
+    pooling: Annotated[
+        str | None, typer.Option(help="Your own: cls, mean, cls+mean or model \\[cls for a ViT].")
+    ] = None,
+    tile_px: Annotated[
+        int | None, typer.Option(help="Your own: side of its tiles \\[the architecture's].")
+    ] = None,
+    mean: Annotated[str | None, typer.Option(help="Your own: R,G,B mean on the 0–1 scale.")] = None,
+    std: Annotated[str | None, typer.Option(help="Your own: R,G,B standard deviation, 0–1.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Your own: an argument for timm.")
+    ] = None,
+    licence: Annotated[str | None, typer.Option(help="Your own: licence of the weights.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Keep a bundle that fails the parity gate.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Export an encoder to ONNX (fp32 and fp16) with its checks. Needs torch: `beph-store[train]`."""
+    """Export an encoder to ONNX (fp32 and fp16) with its checks. Needs torch: `beph-store[train]`.
+
+    Without --weights, those on this machine are taken (`encoder pull`), or the hub's, with your HF_TOKEN.
+    """
+    own = {"pooling": pooling, "tile_px": tile_px, "mean": mean, "std": std, "licence": licence}
+    _own_needs_timm(timm, {**own, "set": settings})
     try:
-        from beph_store.encoders.torch_side.export import ExportOptions, export_bundle
+        from beph_store.encoders.torch_side.export import ExportOptions, export_bundle, export_loaded
     except ImportError as error:
         raise MissingExtra(
             f"exporting needs torch, timm and onnx ({error.name} is missing): install beph-store[train]"
         ) from error
     options = ExportOptions(variant=variant, normalised_by=normalisation, mpp=mpp, force=force)
     with console(stderr=True).status(f"exporting {name}: two graphs, each checked against torch"):
-        bundle, dropped = export_bundle(name, out, weights=weights, options=options)
+        if timm is None:
+            bundle, dropped = export_bundle(name, out, weights=weights, options=options)
+        else:
+            loaded = encoder_weights.load_own(name, timm, weights, mpp, {**own, "settings": settings})
+            bundle, dropped = export_loaded(loaded, out, options), loaded.dropped
     if json:
         print_json(
             {
@@ -92,6 +125,12 @@ def export(
     _show([(precision, report) for precision, report in bundle.parity.items()])
     if dropped:
         console().print(f"tensors of the file that an encoder does not need: {', '.join(dropped)}")
+
+
+def _own_needs_timm(timm: str | None, given: dict[str, object]) -> None:
+    flags = ", ".join(f"--{name.replace('_', '-')}" for name, value in given.items() if value)
+    if timm is None and flags:
+        raise UsageError(f"{flags}: only for your own encoder, with --timm MODEL")
 
 
 @app.command()

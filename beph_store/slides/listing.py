@@ -201,6 +201,7 @@ class _Ranges(io.RawIOBase):
 
     def __init__(self, item: Remote) -> None:
         self._item, self._at = item, 0
+        self.name = item.name  # pydicom asks for it
         self.error: BephStoreError | None = None
 
     def readable(self) -> bool:

@@ -25,8 +25,10 @@ def open_staged(address: str | Remote, ask: Ask, cache_bytes: int, staging: Stag
                 return found
         info, backend = first_that_opens(examine(copy.whole(), cache_bytes), ask)
         return SlideReader(info, backend, after=copy.close)
-    except BaseException:
+    except BaseException as error:
         copy.close()
+        if isinstance(error, SlideUnreadable) and str(copy.path) in str(error):
+            raise SlideUnreadable(str(error).replace(str(copy.path), slide.url)) from error
         raise
 
 

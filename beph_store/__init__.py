@@ -17,6 +17,7 @@ _WHERE = {
     "embed": "beph_store.engine.embed",
     "ingest": "beph_store.engine.ingest",
     "load_bundle": "beph_store.encoders",
+    "open": "beph_store.engine.frames",
     "open_slide": "beph_store.slides",
     "query": "beph_store.store",
     "verify": "beph_store.store",
@@ -25,6 +26,7 @@ _WHERE = {
 if TYPE_CHECKING:
     from beph_store.encoders import load_bundle
     from beph_store.engine.embed import embed
+    from beph_store.engine.frames import open
     from beph_store.engine.ingest import IngestOptions, ingest
     from beph_store.errors import BephStoreError
     from beph_store.slides import open_slide
@@ -37,6 +39,7 @@ __all__ = [
     "embed",
     "ingest",
     "load_bundle",
+    "open",
     "open_slide",
     "query",
     "verify",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,8 +135,15 @@ def examine(path: Path, cache_bytes: int = CACHE_BYTES, fetcher: Fetcher | None 
     if not head:
         raise SlideUnreadable(f"{path.name} is empty", path=path)
     kind = _kind(head, path.suffix.lower())
-    layout = read_layout(path, fetcher.ensure if fetcher else None) if kind == "tiff" else None
+    layout = (
+        read_layout(path, _more(fetcher, status.st_size) if fetcher else None) if kind == "tiff" else None
+    )
     return Probe(path, kind, layout, cache_bytes, fetcher)
+
+
+def _more(fetcher: Fetcher, size: int) -> Callable[[int, int], None]:
+    """Fetches what follows too: a directory and the values of its tags lie together, and each request costs time."""
+    return lambda offset, count: fetcher.ensure(offset, min(max(count, _HEAD_BYTES), max(1, size - offset)))
 
 
 def _kind(head: bytes, suffix: str) -> Kind:

@@ -88,10 +88,26 @@ class TiledJpeg(MacroTiled):
                 yield level, x, y, (min(page.tile[0], page.size[0] - x), min(page.tile[1], page.size[1] - y))
 
     def _fetch(self, picked: list[tuple[int, list[int]]]) -> None:
-        """All at once: one by one each would wait for the network."""
-        if self._file.fetcher is not None:
-            pages = [(self._pages[level], index) for level, indices in picked for index in indices]
-            self._file.fetcher.want([(int(page.offsets[i]), int(page.counts[i])) for page, i in pages])
+        """All at once: one by one each would wait for the network.
+
+        On smaller levels their neighbours too: OpenSlide reads up to a px beside, and would take a hole for damage.
+        """
+        if self._file.fetcher is None:
+            return
+        spans = []
+        for level, indices in picked:
+            page = self._pages[level]
+            columns, rows = page.grid
+            reach = (-1, 0, 1) if level else (0,)
+            near = {
+                (index // columns + down) * columns + index % columns + right
+                for index in indices
+                for down in reach
+                for right in reach
+                if 0 <= index // columns + down < rows and 0 <= index % columns + right < columns
+            }
+            spans += [(int(page.offsets[i]), int(page.counts[i])) for i in sorted(near)]
+        self._file.fetcher.want(spans)
 
 
 def level_pages(layout: TiffLayout, vendor: str | None) -> list[Page]:

@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | page | wheel | constraints | clean | distclean
+# make demo | test | lint | bench | soak | docs | page | wheel | constraints | clean | distclean
 #
 # PYTHON  the interpreter to build the environment with (3.11 or newer)
 # VENV    where the environment is
@@ -19,7 +19,7 @@ import sys; words = ("Downloading", "Using cached", "Processing", "Building", "I
 [print("  " + line.strip()[:96], flush=True) for line in sys.stdin if line.lstrip().startswith(words)]
 endef
 
-.PHONY: help demo test lint bench page wheel constraints clean distclean
+.PHONY: help demo test lint bench soak docs page wheel constraints clean distclean
 
 help:
 	@sed -n '1,5s/^# \{0,1\}//p' Makefile
@@ -56,6 +56,14 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done
+
+# Half an hour of faults, broken slides and crowds; counts go to benchmarks/results/reliability.json.
+soak: $(VENV)/.dev
+	@$(BIN)/python benchmarks/soak.py $(ARGS)
+
+# The documentation as a site in build/site; a link that leads nowhere is an error.
+docs: $(VENV)/.dev
+	@$(BIN)/mkdocs build --site-dir build/site
 
 # The page of `beph-store serve`, from TypeScript: only to work on it, or to make a wheel.
 PAGE := beph_store/serve/page

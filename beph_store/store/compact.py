@@ -11,7 +11,7 @@ from beph_store.store.kept import orphan_archives
 from beph_store.store.layout import is_dataset, quoted
 from beph_store.store.links import refuse_links
 from beph_store.store.locks import alone
-from beph_store.store.place import Place, remove_tree
+from beph_store.store.place import Place, measure, remove_tree
 from beph_store.store.reader import Store
 from beph_store.store.staging import discard, read_ready
 from beph_store.store.tables import again, open_table
@@ -37,7 +37,7 @@ def compact(store: Store) -> CompactReport:
     Raises StoreError while an ingest runs on the store or a sealed slide waits for its commit.
     """
     refuse_links(store.layout)
-    files_before, bytes_before = _measure(store.layout.root)
+    files_before, bytes_before = measure(store.layout.root)
     removed = 0
     with alone(store.layout):
         for record in store.recipes():
@@ -52,7 +52,7 @@ def compact(store: Store) -> CompactReport:
             for orphan in orphan_archives(store.layout, key, store.rows(key)):
                 remove_tree(orphan) if store.layout.is_remote else shutil.rmtree(str(orphan))
         _compact(store.layout.registry)
-    files_after, bytes_after = _measure(store.layout.root)
+    files_after, bytes_after = measure(store.layout.root)
     return CompactReport(files_before, files_after, bytes_before, bytes_after, removed)
 
 
@@ -90,8 +90,3 @@ def _compact(path: Place) -> None:
             older_than=timedelta(0), delete_unverified=True, error_if_tagged_old_versions=False
         ),
     )
-
-
-def _measure(root: Place) -> tuple[int, int]:
-    sizes = [path.stat().st_size for path in root.rglob("*") if path.is_file()]
-    return len(sizes), sum(sizes)

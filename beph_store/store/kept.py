@@ -19,7 +19,7 @@ from beph_store.errors import StoreError, UnknownSlide
 from beph_store.records import Recipe
 from beph_store.store.layout import Layout
 from beph_store.store.pixels import ABSENT, FORMAT, SHARD, crc32, digest
-from beph_store.store.place import ObjectPath, Place
+from beph_store.store.place import ObjectPath, Place, measure
 from beph_store.store.registry import SlideRow
 from beph_store.store.staging import read_ready
 from beph_store.store.zarrs import is_group, read_group
@@ -76,7 +76,7 @@ class KeptTiles:
     @property
     def nbytes(self) -> int:
         """Size on disk."""
-        return sum(_size(self._archive(row)) for row in self.rows)
+        return sum(measure(self._archive(row))[1] for row in self.rows)
 
     def row(self, slide_id: str) -> SlideRow:
         """The registry row of a slide; UnknownSlide for one whose tiles are not kept."""
@@ -301,7 +301,3 @@ class _Remote:
 
 def _open(path: Place) -> _Local | _Remote:
     return _Local(path) if isinstance(path, Path) else _Remote(path)
-
-
-def _size(folder: Place) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

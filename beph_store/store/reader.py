@@ -30,7 +30,7 @@ from beph_store.store.kept import KeptTiles
 from beph_store.store.layout import FORMAT, Layout, is_dataset, quoted
 from beph_store.store.links import refuse_links
 from beph_store.store.locks import held
-from beph_store.store.place import Place, place
+from beph_store.store.place import Place, measure, place
 from beph_store.store.rasters import read_rasters
 from beph_store.store.registry import Registry, SlideRow
 from beph_store.store.tables import lance_errors, open_table
@@ -288,7 +288,7 @@ class Store:
                 failed=sum(row.status == "failed" for row in rows),
                 tiles=sum(row.tiles for row in done),
                 unreadable=sum(row.unreadable for row in done),
-                bytes=_size(self.layout.tiles(recipe.key)),
+                bytes=measure(self.layout.tiles(recipe.key))[1],
                 kept_slides=len(kept.rows),
                 kept_bytes=kept.nbytes,
             )
@@ -312,10 +312,6 @@ def _read_recipe(path: Place) -> RecipeRecord:
             f"recipe record {path.name} was altered: its content has the key {recipe.key}", path=str(path)
         )
     return record
-
-
-def _size(folder: Place) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _now() -> str:

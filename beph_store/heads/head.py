@@ -179,7 +179,7 @@ def spec_from_json(data: Mapping[str, Any]) -> HeadSpec:
 
 
 def check_shapes(weights: Weights, expected: Mapping[str, tuple[int, ...]]) -> None:
-    """HeadError unless ``weights`` are the expected arrays, no more and no fewer."""
+    """HeadError unless ``weights`` are the expected arrays, no more and no fewer, and finite."""
     odd = sorted(set(weights) ^ set(expected))
     if odd:
         raise HeadError(f"the head's weights do not fit its record: {', '.join(odd)} missing or unknown")
@@ -188,6 +188,8 @@ def check_shapes(weights: Weights, expected: Mapping[str, tuple[int, ...]]) -> N
             raise HeadError(
                 f"the head's weights do not fit its record: {name} is {weights[name].shape}, not {shape}"
             )
+        if weights[name].dtype.kind != "f" or not np.isfinite(weights[name]).all():
+            raise HeadError(f"the head's weights cannot be used: {name} is not all finite numbers; train it again")
 
 
 def _replace(path: Path, data: bytes) -> None:

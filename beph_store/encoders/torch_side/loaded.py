@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from beph_store.encoders.torch_side.confined import tensors_of
 from beph_store.errors import WeightsMismatch
 from beph_store.records import EncoderSpec
 
@@ -87,20 +88,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         except Exception as error:
             raise WeightsMismatch(f"{path} is not a safetensors file: {error}", path=path) from error
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise WeightsMismatch(
-            f"{path} is not a plain torch file of tensors ({type(error).__name__}): a file that holds Python objects "
-            "is refused, as opening it would run its code; save its state_dict alone",
-            path=path,
-        ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(data, dict) and isinstance(data.get(key), dict):
-            data = data[key]
-    if not isinstance(data, dict) or not data or not all(isinstance(v, Tensor) for v in data.values()):
-        raise WeightsMismatch(f"{path} holds no state_dict of tensors", path=path)
-    return {str(k): v for k, v in data.items()}
+    return tensors_of(path, ("state_dict", "model"))
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:

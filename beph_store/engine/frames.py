@@ -14,7 +14,7 @@ import importlib.util
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import polars as pl
 import pyarrow as pa
@@ -28,9 +28,6 @@ from beph_store.errors import HeadError, MissingExtra, UnknownSlide, UsageError
 from beph_store.records import Embeddings
 from beph_store.store import Store, query
 from beph_store.store.reader import RecipeRecord
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Table = Literal["tiles", "slides", "labels", "slide_labels", "predictions"]
 TABLES: tuple[Table, ...] = get_args(Table)
@@ -130,8 +127,8 @@ class OpenStore:
         """A table in memory as Arrow; without ``vectors`` the tiles come without their embeddings."""
         return self._chosen(name, vectors).collect().to_arrow()
 
-    def pandas(self, name: str, *, vectors: bool = False) -> pd.DataFrame:
-        """A table in memory as pandas. MissingExtra where pandas is not installed."""
+    def pandas(self, name: str, *, vectors: bool = False) -> Any:
+        """A table in memory as a pandas DataFrame. MissingExtra where pandas is not installed."""
         _needs("pandas")
         return self._chosen(name, vectors).collect().to_pandas()
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import shutil
 import uuid
 import warnings
@@ -223,8 +224,9 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
 def annotated(slide: SlideFeatures) -> Any:
     """The slide as an AnnData object. SlideError for one whose tiles have no places."""
-    import pandas as pd
     from anndata import AnnData
+
+    pd: Any = importlib.import_module("pandas")  # it comes with anndata, without types
 
     if slide.origin_l0 is None or slide.footprint_l0 is None:
         raise no_places(slide)

@@ -47,8 +47,8 @@ def classify_tiles(
         applies[number] |= shares.total() >= (1.0 if cover is None else cover - 1e-9)
     smallest[~applies] = np.inf
     chosen = smallest.argmin(axis=0) if len(classes) else np.zeros(len(origin), np.int64)
-    number = np.where(applies.any(axis=0), chosen, -1) if len(classes) else chosen - 1
-    return TileClasses(classes, number.astype(np.int64), int((applies.sum(axis=0) > 1).sum()))
+    found = np.where(applies.any(axis=0), chosen, -1) if len(classes) else chosen - 1
+    return TileClasses(classes, found.astype(np.int64), int((applies.sum(axis=0) > 1).sum()))
 
 
 def _exact(

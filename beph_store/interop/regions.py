@@ -126,7 +126,7 @@ def _pairs(low: Float, high: Float) -> Iterator[tuple[NDArray[np.intp], NDArray[
 
 def contains(polygon: Polygon, points: Float) -> Bools:
     """(n,) which points (n, 2) lie within the outline and in no hole; what an outline winds around is within it."""
-    inside = _winding(polygon[0], points) != 0
+    inside: Bools = _winding(polygon[0], points) != 0
     for hole in polygon[1:]:
         inside &= _winding(hole, points) == 0
     return inside

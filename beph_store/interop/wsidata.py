@@ -9,6 +9,7 @@ Written without SpatialData and GeoPandas; the layout is that of SpatialData 0.2
 
 from __future__ import annotations
 
+import importlib
 import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -203,7 +204,7 @@ def _axes(name: str) -> dict[str, Any]:
 
 
 #: Attributes of a group of shapes: their coordinates are the slide's own.
-_SHAPES = {
+_SHAPES: dict[str, Any] = {
     "encoding-type": "ngff:shapes",
     "axes": ["x", "y"],
     "coordinateTransformations": [{"type": "identity", "input": _axes("xy"), "output": _axes("global")}],
@@ -212,9 +213,10 @@ _SHAPES = {
 
 
 def _write_table(tables: Any, name: str, slide: SlideFeatures) -> None:
-    import pandas as pd
     from anndata import AnnData
     from anndata.io import write_elem
+
+    pd: Any = importlib.import_module("pandas")  # it comes with anndata, without types
 
     n = len(slide)
     columns: dict[str, Any] = {

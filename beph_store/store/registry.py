@@ -142,7 +142,9 @@ class Registry:
 
     def table(self, recipe: str | None = None) -> pa.Table:
         """All rows, or those of one recipe, in the order of slide ids."""
-        where = None if recipe is None else f"recipe = {quoted(recipe)}"
+        return self._table(None if recipe is None else f"recipe = {quoted(recipe)}")
+
+    def _table(self, where: str | None) -> pa.Table:
         try:
             with lance_errors(self.path):
                 found = self.dataset().to_table(filter=where)
@@ -159,6 +161,12 @@ class Registry:
     def rows(self, recipe: str | None = None) -> list[SlideRow]:
         """``table`` as records."""
         return _records(self.table(recipe))
+
+    def some(self, recipe: str, slide_ids: Iterable[str]) -> dict[str, SlideRow]:
+        """The rows of those slides, by id, where there are any; reading all of them takes seconds from 100,000 on."""
+        listed = ", ".join(quoted(registry_key(recipe, slide_id)) for slide_id in slide_ids)
+        rows = _records(self._table(f"key IN ({listed})")) if listed else []
+        return {row.slide_id: row for row in rows}
 
     def get(self, recipe: str, slide_id: str) -> SlideRow | None:
         """One row, or None."""

@@ -33,6 +33,9 @@ from beph_store.store.tables import again, append, open_table
 
 #: A manifest lists every fragment, so history grows with the square of the commits: batch them.
 SLIDES_PER_COMMIT = 64
+#: So many times as many slides as a commit adds are listed already: all manifests together then grow with the slides.
+_COMMITS_LISTED = 512
+_COMMITS_BETWEEN_CLEANING = 64
 #: Finished slides become visible at the latest after this many seconds.
 SECONDS_PER_COMMIT = 300.0
 
@@ -61,6 +64,8 @@ class RecipeWriter:
     _ready: list[Ready] = field(default_factory=list)
     _rows: list[SlideRow] = field(default_factory=list)
     _published: float = field(default_factory=time.monotonic)
+    _enough: int = SLIDES_PER_COMMIT
+    _commits: int = 0
 
     @property
     def key(self) -> str:
@@ -152,17 +157,26 @@ class RecipeWriter:
         """Commit what is sealed, when it is enough or old enough, or when forced."""
         waiting = len(self._ready) + len(self._rows)
         due = time.monotonic() - self._published > SECONDS_PER_COMMIT
-        if not waiting or not (force or due or waiting >= SLIDES_PER_COMMIT):
+        if not waiting or not (force or due or waiting >= self._enough):
             return
         with held(self.layout, "commit"):
-            known = self.known()
+            known = self.registry.some(self.key, [r.row.slide_id for r in self._ready])
             fresh = [r for r in self._ready if not _settled(known.get(r.row.slide_id), r.row)]
             self._append(fresh)
             rows = [*(r.row for r in fresh), *self._rows]
             self.registry.put(rows)
             self.registry.tidy()
             self._forget([row for row in rows if row.replaces])
+            self._keep_history_short()
         self._after_commit()
+
+    def _keep_history_short(self) -> None:
+        """Fewer and larger commits as the store grows, and old versions dropped: see ``SLIDES_PER_COMMIT``."""
+        self._commits += 1
+        self._enough = max(SLIDES_PER_COMMIT, self.registry.dataset().count_rows() // _COMMITS_LISTED)
+        where = self.layout.tiles(self.key)
+        if self._commits % _COMMITS_BETWEEN_CLEANING == 0 and is_dataset(where):
+            forget_versions(where)
 
     def _append(self, ready: list[Ready]) -> None:
         if not ready:

@@ -12,12 +12,12 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+from beph_store.engine.cluster import spans
 from beph_store.engine.cluster.crew import Crew, Member
 from beph_store.engine.cluster.encoding import Heard, Wrote
 from beph_store.engine.cluster.inbox import Inbox
 from beph_store.engine.cluster.reading import Surveyed, survey_slide, work_of
 from beph_store.engine.cluster.sealing import seal
-from beph_store.engine.cluster.spans import Board
 from beph_store.engine.intake import Finish, Intake
 from beph_store.engine.messages import Failed
 from beph_store.engine.plan import SlideTask
@@ -71,7 +71,7 @@ class Dispatch:
         self._intake = intake
         self._finish = finish
         self._progress = progress
-        self._board = Board()
+        self._board = spans.Board(spans.MOST_TILES, spans.FEWEST_TILES)
         self._todo: deque[SlideTask] = deque()
         self._surveys: dict[str, tuple[SlideTask, int]] = {}
         self._slides: dict[str, _Slide] = {}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from beph_store.engine.exporting_sidecar import Entry, Export
-from beph_store.engine.importing_recipe import WITHOUT_PLACES
+from beph_store.engine.imported import FEATURES_ONLY, has_places
 from beph_store.engine.importing_slides import name_of
 from beph_store.engine.provenance import WRITTEN_BY
 from beph_store.errors import SlideError, UnknownSlide, UsageError
@@ -176,9 +176,14 @@ class _Run:
             dim, none = recipe.encoder.dim, np.zeros(0, bool)
             places, shares = np.empty((0, 2), np.int32), np.empty(0, np.float32)
             tiles = SlideRows(places, shares, none, np.empty((0, dim), np.float16))
-        placed = not spec.tissue_method.endswith(WITHOUT_PLACES) and row.reader != "table"
+        placed = has_places(recipe) and row.reader != "table"
         mpp_l0 = ((row.mpp_x or 0.0) + (row.mpp_y or 0.0)) / 2 or None
-        about: dict[str, Any] = {"slide_path": row.path or "", "recipe": recipe.key}
+        there = "" if (row.path or "").startswith(FEATURES_ONLY) else row.path or ""
+        about: dict[str, Any] = {
+            "slide_path": there,
+            "recipe": recipe.key,
+            "tiles": row.tiles - row.unreadable,
+        }
         if self.form.name == "wsidata" and len(tiles.ok):  # its tissues are polygons of their own
             about["tissue_mask"] = self.store.rasters(row.recipe, row.slide_id).tissue
         return SlideFeatures(

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import sparse
 
 from beph_store.engine.fonts import fit, font
+from beph_store.engine.imported import blank, need_places
 from beph_store.errors import UsageError
 from beph_store.geometry import Size
 from beph_store.interop.geojson import collection, tile_feature
@@ -171,16 +172,19 @@ def slide_overlay(
 ) -> Image.Image:
     """``overlay`` of one slide's stored tiles; ``values`` (N,) as the rows of ``bag``. The slide itself is not needed.
 
-    An empty title becomes the slide's id, an empty caption says what the tiles are. Raises UnknownSlide for a slide
-    that is not in the store.
+    An empty title becomes the slide's id, an empty caption says what the tiles are; where the slide was not at hand
+    when its features were imported, the caption says so. Raises UnknownSlide for a slide that is not in the store,
+    UsageError for one whose tiles have no places.
     """
     style = style or HeatmapStyle()
+    need_places(store.recipe(bag.recipe_key).recipe)
     row = store.slide(bag.recipe_key, bag.slide_id)
     side = row.footprint_l0 or 1
     size = row.width_l0 or 1, row.height_l0 or 1
     caption = f"{len(bag):,} tiles of {side * (row.mpp_x or 0):.0f} µm · recipe {bag.recipe_key}"
-    style = replace(style, title=style.title or bag.slide_id, caption=style.caption or caption)
     rasters = store.rasters(bag.recipe_key, bag.slide_id)
+    missing = " · imported without its slide" if blank(rasters) else ""
+    style = replace(style, title=style.title or bag.slide_id, caption=f"{style.caption or caption}{missing}")
     return overlay(rasters, size, bag.origin_l0, side, values, style=style)
 
 

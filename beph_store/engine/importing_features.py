@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from beph_store.engine.exporting_sidecar import Entry, Export, exports_at
+from beph_store.engine.imported import IMPORTED_FROM, blank
 from beph_store.engine.importing_options import UNSTATED, ImportOptions, ImportReport
-from beph_store.engine.importing_recipe import WITHOUT_SLIDE, half_of, resolve
+from beph_store.engine.importing_recipe import half_of, resolve
 from beph_store.engine.importing_slides import Hand
 from beph_store.engine.importing_storing import Keeper, Ready
 from beph_store.errors import SlideError, UsageError, VectorInvalid
@@ -44,17 +45,30 @@ def import_features(
     """
     options = options or ImportOptions()
     form, root = format_named(kind), Path(path)
-    found = [one for one in form.find(root, options.coords) if _wanted(one, options)]
+    found = _wanted(form, form.find(root, options.coords), options)
     if not found:
-        raise UsageError(f"no features under {root} are of --encoder {options.only_encoder or 'any'}")
+        what = " ".join(filter(None, (options.only_encoder, options.only_group)))
+        raise UsageError(f"no features under {root} are of {what}")
     exports = [e for e in exports_at(root) if e.kind == form.name] if options.sidecar else []
     hand = Hand.find(options.slides, options.manifest)
     run = _Run(form, options, hand, exports, Keeper(str(store)))
     return run(found, progress or (lambda done, total: None))
 
 
-def _wanted(found: Found, options: ImportOptions) -> bool:
-    return options.only_encoder in (None, found.encoder) and options.only_group in (None, found.group)
+def _wanted(form: Format, found: list[Found], options: ImportOptions) -> list[Found]:
+    """What was asked for, with the files of which it cannot be told: opening them says what is wrong."""
+    for flag, value, have in (
+        ("--encoder", options.only_encoder, {one.encoder for one in found}),
+        ("--group", options.only_group, {one.group for one in found}),
+    ):
+        if value is not None and have == {None}:
+            raise UsageError(f"{flag}: {form.title} keeps one set of features in a folder")
+    return [
+        one
+        for one in found
+        if options.only_encoder in (None, one.encoder) or one.encoder is None
+        if options.only_group in (None, one.group) or one.group is None
+    ]
 
 
 @dataclass(slots=True)
@@ -110,18 +124,20 @@ class _Run:
             if self._settled(found):  # the slide before it told the recipe
                 return
             ready = self._ready(found, slide)
-            if ready is not None and self._settled(found):  # this one did
+            if ready is not None and (self._settled(found) or self._held(ready)):  # this one did
                 return
         except (SlideError, VectorInvalid, OSError, MemoryError) as error:
-            self._failed(found.slide_id, (str(error).splitlines() or [type(error).__name__])[0])
+            slide_id = getattr(error, "slide_id", None) or found.slide_id
+            self._failed(slide_id, (str(error).splitlines() or [type(error).__name__])[0])
             return
         if ready is None:
             self.late.append((found, slide))
             return
         self.outcomes.append(self.keeper.keep(ready))
         self.used[ready.recipe.key] = ready.recipe
+        self.rounding = max(self.rounding, ready.rounding)
         self.tally["restored"] += ready.restored
-        self.tally["blank"] += ready.rasters.tissue.method == WITHOUT_SLIDE
+        self.tally["blank"] += blank(ready.rasters)
         self.tally["tiles"] += len(ready.tiles)
         self.tally["bytes"] += sum(path.stat().st_size for path in found.files)
 
@@ -140,7 +156,6 @@ class _Run:
         recipe, first = self.recipes.setdefault((found.encoder, found.group), (made.recipe, found.slide_id))
         if made.recipe != recipe:
             raise SlideError(f"{_difference(made.recipe, recipe)} {first}", slide_id=found.slide_id)
-        self.rounding = max(self.rounding, made.rounding)
         nbytes, mtime = _stamp(found)
         row = SlideRow(
             recipe.key,
@@ -151,9 +166,20 @@ class _Run:
             file_mtime_ns=mtime,
             reader=self.form.name,
         )
-        source = f"imported from {self.form.title} features"
+        source = f"{IMPORTED_FROM}{self.form.title} features"
         everything = np.ones(len(made.vectors), bool)
-        return Ready(recipe, source, {}, made.info, made.tiles, made.vectors, everything, made.rasters, row)
+        return Ready(
+            recipe,
+            source,
+            {},
+            made.info,
+            made.tiles,
+            made.vectors,
+            everything,
+            made.rasters,
+            row,
+            rounding=made.rounding,
+        )
 
     def _settled(self, found: Found) -> bool:
         """Whether the store has the slide; then it is told off. False where only its content can tell."""
@@ -175,8 +201,21 @@ class _Run:
         have = next((known[name] for name in self.hand.ids(found.slide_id) if name in known), None)
         if have is None or not have.complete:
             return False
-        self._tell(have, _why_not_the_same(found, have))
+        # Of a file that was touched, or of the first after a move, only the content can tell.
+        if _stamp(found) != (have.file_bytes, have.file_mtime_ns):
+            return False
+        self._tell(have, None)
         self.used[told[0].key] = told[0]
+        return True
+
+    def _held(self, ready: Ready) -> bool:
+        """Whether the store has a version of the slide; then it is told off, as the same or as another."""
+        have = self.keeper.known(ready.recipe).get(ready.info.slide_id)
+        if self.options.replace or have is None or not have.complete:
+            return False
+        same = not len(ready.tiles) or have.sha256 == ready.rows().sha256()
+        self._tell(have, None if same else "the store has another version of this slide")
+        self.used[ready.recipe.key] = ready.recipe
         return True
 
     def _export(self, found: Found) -> Export | None:
@@ -228,7 +267,8 @@ def _restored(export: Export, found: Found, slide: SlideFeatures, form: Format) 
     if same and len(half):
         vectors[entry.ok] = half
         same = _places_agree(slide, entry)
-    if not same or (row.sha256 and _rows(entry, vectors).sha256() != row.sha256):
+    rows = SlideRows(entry.origin_l0, entry.tissue, entry.ok, vectors)
+    if not same or (row.sha256 and rows.sha256() != row.sha256):
         raise SlideError(
             f"{found.path.name} is not what beph-store exported: --no-sidecar imports it as another {form.title} file",
             slide_id=row.slide_id,
@@ -261,10 +301,6 @@ def _restored(export: Export, found: Found, slide: SlideFeatures, form: Format) 
     )
 
 
-def _rows(entry: Entry, vectors: np.ndarray) -> SlideRows:
-    return SlideRows(entry.origin_l0, entry.tissue, entry.ok, vectors)
-
-
 def _places_agree(slide: SlideFeatures, entry: Entry) -> bool:
     """Whether the places in the file, where it has any, are those of the entry."""
     places = entry.origin_l0[entry.ok]
@@ -291,18 +327,11 @@ def _difference(made: Recipe, first: Recipe) -> str:
 
 def _stamp(found: Found) -> tuple[int, int]:
     """Size and newest change of a slide's files, to tell without reading them that they are the same."""
-    stats = [path.stat() for path in found.files]
-    return sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats)
-
-
-def _why_not_the_same(found: Found, have: SlideRow) -> str | None:
     try:
-        if _stamp(found) == (have.file_bytes, have.file_mtime_ns):
-            return None
-        same = _fingerprint(found) == have.fingerprint
-    except (OSError, SlideError):
-        return None  # it cannot be read now, but what the store has of it is whole
-    return None if same else "its file differs from the one in the store"
+        stats = [path.stat() for path in found.files]
+    except OSError:
+        return -1, -1  # opening it says what is wrong
+    return sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats)
 
 
 def _fingerprint(found: Found) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from beph_store.engine.imported import FEATURES_ONLY, IMPORTED_FROM, WITHOUT_PLACES, WITHOUT_SLIDE
 from beph_store.engine.importing_options import UNSTATED, ImportOptions
 from beph_store.engine.importing_slides import SlideAtHand
 from beph_store.errors import SlideError, UsageError, VectorInvalid
@@ -28,10 +29,6 @@ from beph_store.records import (
 _SCALE_TOLERANCE = 0.15
 #: Longest side of the blank picture that stands where a thumbnail would, and of the mask of tiles.
 _BLANK_PX = 512
-#: Method of the tissue mask of a slide whose pixels were never seen.
-WITHOUT_SLIDE = "where the imported tiles lie; the slide itself was not at hand"
-#: How the tissue method of a recipe ends whose vectors have no places.
-WITHOUT_PLACES = ", without places"
 #: A step of the grid counts as seen if so many neighbours, and such a share of all, have it.
 _STEPS_MIN, _STEPS_SHARE = 16, 0.05
 
@@ -64,7 +61,10 @@ class _Scale:
 def resolve(
     kind: Format, slide: SlideFeatures, options: ImportOptions, hand: SlideAtHand, fingerprint: str
 ) -> Resolved:
-    """What is to be stored of ``slide``. SlideError for what this slide lacks, UsageError for what all of them do."""
+    """What is to be stored of ``slide``. SlideError for what this slide lacks, UsageError for what all of them do.
+
+    ``fingerprint`` of its files stands for the slide's where that is not at hand.
+    """
     encoder = options.encoder_name or slide.encoder
     if not encoder:
         raise UsageError(f"{kind.title} files do not name the encoder: pass --encoder-name")
@@ -79,13 +79,13 @@ def resolve(
     tissue = np.full(len(vectors), np.nan, np.float32) if slide.tissue is None else slide.tissue
     info = SlideInfo(
         hand.slide_id,
-        str(hand.path or slide.path.absolute()),
+        str(hand.path) if hand.path else f"{FEATURES_ONLY}{slide.path.absolute()}",
         size,
         scale.mpp_x,
         scale.mpp_y,
         scale.source,
         (size,) if hand.info is None else hand.info.level_sizes,
-        fingerprint,
+        fingerprint if hand.info is None else hand.info.fingerprint,
     )
     tiles = TileSet(hand.slide_id, spec, origin, scale.footprint, np.asarray(tissue, np.float32))
     rasters = hand.rasters() or blank(tiles, size, (scale.mpp_x, scale.mpp_y))
@@ -97,7 +97,7 @@ def _encoder(kind: Format, name: str, options: ImportOptions, spec: TileSpec, di
     """What is known of an encoder that was never here; the fields that a file cannot fill say so."""
     return EncoderSpec(
         name=name,
-        variant=f"imported from {kind.title}",
+        variant=f"{IMPORTED_FROM}{kind.title}",
         weights_sha256=options.weights_sha256 or UNSTATED,
         tile_px=spec.tile_px,
         mpp=spec.mpp,
@@ -113,7 +113,7 @@ def _encoder(kind: Format, name: str, options: ImportOptions, spec: TileSpec, di
 def _tile_spec(
     kind: Format, slide: SlideFeatures, options: ImportOptions, scale: _Scale, *, placed: bool
 ) -> TileSpec:
-    method = f"imported from {kind.title}" + (
+    method = f"{IMPORTED_FROM}{kind.title}" + (
         f": {slide.group}" if kind.name == "slide2vec" and slide.group else ""
     )
     return TileSpec(
@@ -264,7 +264,8 @@ def half_of(slide: SlideFeatures) -> tuple[NDArray[np.float16], float]:
 def _greatest_change(vectors: NDArray[Any], half: NDArray[np.float16]) -> float:
     worst = 0.0
     for start in range(0, len(half), 4096):  # a temporary of all of it would double the memory
-        part = np.abs(vectors[start : start + 4096] - half[start : start + 4096])
+        with np.errstate(invalid="ignore"):
+            part = np.abs(vectors[start : start + 4096] - half[start : start + 4096])
         worst = max(worst, float(np.max(part, initial=0.0)))
     return worst if np.isfinite(worst) else 0.0
 

@@ -16,6 +16,7 @@ from beph_store.engine.provenance import WRITTEN_BY
 from beph_store.errors import NotAStore
 from beph_store.records import Rasters, Recipe, SlideInfo, SlideOutcome, TileSet
 from beph_store.store import ClaimedSlide, RecipeWriter, SlideRow, Store
+from beph_store.store.vectors import SlideRows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,7 +24,7 @@ class Ready:
     """A slide to be stored: ``vectors`` (N, D) float16 and ``ok`` (N,) of all its tiles; ``row`` what only we know.
 
     ``source`` and ``parity`` go into the record of the recipe where it is a new one. ``restored``: it came back from an
-    export of ours.
+    export of ours; ``rounding`` the greatest change that float16 made to a value.
     """
 
     recipe: Recipe
@@ -36,6 +37,11 @@ class Ready:
     rasters: Rasters
     row: SlideRow
     restored: bool = False
+    rounding: float = 0.0
+
+    def rows(self) -> SlideRows:
+        """What a reader of the store will see."""
+        return SlideRows(self.tiles.origin_l0, self.tiles.tissue, self.ok, self.vectors)
 
 
 class Keeper:

@@ -140,8 +140,9 @@ def _refuse(found: Found, path: Path, why: str) -> SlideUnreadable:
 
 
 def place_slide2vec(root: Path, slide: SlideFeatures) -> Path:
-    """The file of the slide's vectors."""
-    return root / "tile_embeddings" / f"{slide.slide_id}.pt"
+    """The file of the slide's vectors; of one that is known to have none, that of its metadata."""
+    suffix = _META if slide.attributes.get("tiles") == 0 else ".pt"
+    return root / "tile_embeddings" / f"{slide.slide_id}{suffix}"
 
 
 def write_slide2vec(root: Path, slide: SlideFeatures) -> Path:
@@ -160,7 +161,7 @@ def write_slide2vec(root: Path, slide: SlideFeatures) -> Path:
     if n:
         write_aside(places, lambda aside: _save_npz(aside, arrays))
     _save_json(root / "tiles" / f"{name}.coordinates{_META}", _tiling(slide))
-    made = place_slide2vec(root, slide)
+    made = root / "tile_embeddings" / f"{name}.pt"
     if n:
         write_pt(made, np.asarray(slide.vectors))
     meta = root / "tile_embeddings" / f"{name}{_META}"

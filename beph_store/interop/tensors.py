@@ -75,7 +75,8 @@ def read_pt(path: Path, slide_id: str) -> NDArray[Any] | dict[str, NDArray[Any]]
                 return _load(archive, prefix, found, path)
             if isinstance(found, dict):
                 plain = {str(k): v for k, v in found.items() if isinstance(v, _Tensor)}
-                return {name: _load(archive, prefix, tensor, path) for name, tensor in plain.items()}
+                if plain:
+                    return {name: _load(archive, prefix, tensor, path) for name, tensor in plain.items()}
         raise refuse("holds neither a tensor nor a dict of tensors")
     except _Refused as error:
         raise refuse(str(error)) from None

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from beph_store.engine.imported import FEATURES_ONLY
 from beph_store.errors import ObjectStorageError, SlideError, SlideUnreadable
 from beph_store.geometry import Size, level_for
 from beph_store.objects import is_url
@@ -231,6 +232,8 @@ def _mark(row: SlideRow) -> tuple[object, ...]:
     except ObjectStorageError as error:
         raise SlideGone(f"the slide cannot be fetched: {error}") from error
     except OSError:
+        if (row.path or "").startswith(FEATURES_ONLY):
+            raise SlideGone("only the slide's features were imported: --slides brings its picture") from None
         raise SlideGone("the slide's file is not where it was; the stored thumbnail remains") from None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 

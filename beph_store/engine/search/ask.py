@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from beph_store.encoders import load_bundle
 from beph_store.engine.embed import embed
+from beph_store.engine.imported import IMPORTED_FROM
 from beph_store.engine.search.table import SearchTable
 from beph_store.errors import RecipeMismatch, UsageError
 from beph_store.records import Hit
@@ -52,7 +53,9 @@ class SearchOptions:
 def ask_images(table: SearchTable, images: Sequence[Path], *, encoder: str | None = None) -> Question:
     """Tile images through the encoder of the recipe; RecipeMismatch where that encoder is not at hand."""
     source = recipe_encoder(table, encoder)
-    vectors = embed(images, encoder=source, precision=table.record.recipe.encoder.precision)
+    spec = table.record.recipe.encoder
+    precision = None if spec.variant.startswith(IMPORTED_FROM) else spec.precision
+    vectors = embed(images, encoder=source, precision=precision)
     return Question(vectors, ", ".join(path.name for path in images[:3]))
 
 
@@ -60,8 +63,14 @@ def recipe_encoder(table: SearchTable, encoder: str | None = None) -> str:
     """Where the encoder of the recipe is, or ``encoder`` if it is the same; RecipeMismatch where it is another."""
     spec = table.record.recipe.encoder
     source = encoder or table.record.encoder_source
+    imported = spec.variant.startswith(IMPORTED_FROM)
+    if imported and encoder is None:
+        raise RecipeMismatch(
+            f"these embeddings were {spec.variant}, their encoder {spec.name} is not here: ask with --at or --slide"
+        )
     bundle = load_bundle(source)
-    if bundle.spec.weights_sha256 != spec.weights_sha256 or bundle.spec.variant != spec.variant:
+    same_variant = imported or bundle.spec.variant == spec.variant
+    if bundle.spec.weights_sha256 != spec.weights_sha256 or not same_variant:
         raise RecipeMismatch(
             f"the store was made with {spec.name} ({spec.variant}), {source} is another encoder: pass --encoder with "
             "the bundle that ingest used"

@@ -12,6 +12,7 @@ import shutil
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,10 @@ def zarr_files(folder: Path) -> tuple[Path, dict[str, Path]]:
 
 
 def _found(source: Path, path: Path, others: Mapping[str, Path]) -> Iterator[Found]:
-    """One a slide; a file that cannot be opened is one, so that it fails by its name."""
+    """One a slide; a file that cannot be opened is one, so that it fails by its name. Only ``obs`` is read."""
     try:
-        names = sorted(set(_slide_names(_opened(source).obs) or [source.stem]))
+        with opened(source) as data:
+            names = sorted(set(_slide_names(data.frame("obs")) or [source.stem]))
     except BROKEN:
         names = [source.stem]
     for name in names:
@@ -77,11 +79,50 @@ def _slide_names(obs: Any) -> list[str] | None:
     return None if column is None else [str(value) for value in obs[column]]
 
 
-def _opened(path: Path) -> Any:
-    import anndata
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The group that an AnnData is, in HDF5 or zarr; parts of it are read when they are asked for."""
 
+    group: Any
+
+    def frame(self, name: str) -> Any:
+        """``obs`` or ``var`` as a DataFrame."""
+        from anndata.io import read_elem
+
+        return read_elem(self.group[name])
+
+    def said(self, name: str) -> dict[str, Any]:
+        """A dictionary of ``uns``, empty where there is none of that name."""
+        from anndata.io import read_elem
+
+        if "uns" not in self.group or name not in self.group["uns"]:
+            return {}
+        found = read_elem(self.group["uns"][name])
+        return dict(found) if isinstance(found, Mapping) else {}
+
+    def vectors(self, rows: slice | NDArray[np.int64]) -> NDArray[Any]:
+        """Rows of ``X``, dense or sparse: a run of them is all that is read of a dense one."""
+        from anndata.io import read_elem
+
+        matrix = self.group["X"]
+        if isinstance(rows, slice) and hasattr(matrix, "dtype"):
+            return dense(matrix[rows])
+        return dense(read_elem(matrix)[rows])
+
+
+@contextlib.contextmanager
+def opened(source: Path) -> Iterator[Opened]:
+    """An AnnData, closed at the end; one of ``BROKEN`` where it is none."""
     with quiet():
-        return anndata.read_zarr(path) if path.is_dir() else anndata.read_h5ad(path, backed="r")
+        if source.is_dir():
+            import zarr
+
+            yield Opened(zarr.open_group(source, mode="r"))
+        else:
+            import h5py
+
+            with h5py.File(source, "r") as file:
+                yield Opened(file)
 
 
 @contextlib.contextmanager
@@ -105,26 +146,22 @@ def open_anndata_zarr(found: Found) -> SlideFeatures:
 def read_anndata(found: Found, source: Path) -> SlideFeatures:
     """The rows of the slide. SlideUnreadable where they are damaged, or their corners are not stated."""
     try:
-        data = _opened(source)
-        try:
+        with opened(source) as data:
             return _slide(found, data)
-        finally:
-            if getattr(data, "isbacked", False):
-                data.file.close()
     except BROKEN as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise SlideUnreadable(f"{source.name}: {why}", slide_id=found.slide_id, path=source) from error
 
 
-def _slide(found: Found, data: Any) -> SlideFeatures:
-    names = _slide_names(data.obs)
+def _slide(found: Found, data: Opened) -> SlideFeatures:
+    obs, ours = data.frame("obs"), data.said("beph_store")
+    names = _slide_names(obs)
     rows = slice(None) if names is None else np.flatnonzero(np.array(names) == found.slide_id)
     if isinstance(rows, np.ndarray) and len(rows) and len(rows) == rows[-1] - rows[0] + 1:
         rows = slice(int(rows[0]), int(rows[-1]) + 1)  # one run of the file
-    vectors = dense(data.X[rows])
-    obs, ours = data.obs.iloc[rows], dict(data.uns.get("beph_store", {}))
+    vectors, obs = data.vectors(rows), obs.iloc[rows]
     keep = np.ones(len(obs), bool) if "read_status" not in obs else (obs["read_status"] == READ_OK).to_numpy()
-    stated = read_stated(data.uns.get("tile_spec"), data.uns.get("slide_properties"))
+    stated = read_stated(data.said("tile_spec"), data.said("slide_properties"))
     tissue = obs["tissue"].to_numpy(np.float32)[keep] if "tissue" in obs else None
     least = ours.get("tissue_min")
     return SlideFeatures(

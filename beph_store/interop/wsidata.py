@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beph_store.errors import SlideUnreadable
-from beph_store.interop.anndata import BROKEN, dense, quiet, whole_corners, write_folder, zarr_files
+from beph_store.interop.anndata import BROKEN, Opened, opened, whole_corners, write_folder, zarr_files
 from beph_store.interop.features import Found, SlideFeatures
 from beph_store.interop.geojson import square
 from beph_store.interop.outlines import outlines, piece_of_tiles, pieces
@@ -65,26 +65,22 @@ def _attributes(group: Path) -> dict[str, Any]:
 
 def open_wsidata(found: Found) -> SlideFeatures:
     """One slide: the rows of the table in the order of its tiles. SlideUnreadable where they do not fit each other."""
-    import anndata
-
     try:
-        with quiet():
-            table = anndata.read_zarr(found.path.parent)
-        shapes = pq.read_table(found.others["shapes"])
-        return _slide(found, table, shapes)
+        with opened(found.path.parent) as table:
+            return _slide(found, table, pq.read_table(found.others["shapes"]))
     except (*BROKEN, pa.ArrowException) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         path = found.path.parent
         raise SlideUnreadable(f"{path.name}: {why}", slide_id=found.slide_id, path=path) from error
 
 
-def _slide(found: Found, table: Any, shapes: pa.Table) -> SlideFeatures:
+def _slide(found: Found, table: Opened, shapes: pa.Table) -> SlideFeatures:
     about = _attributes(found.others["about"].parent)
     key = _attributes(found.path.parent)
     specs = about.get("tile_spec") or {}
     stated = read_stated(specs.get(found.group or _TILES), about.get("slide_properties"))
-    instance = key["instance_key"]
-    wanted = table.obs[instance].to_numpy()
+    instance, obs, ours = key["instance_key"], table.frame("obs"), table.said("beph_store")
+    wanted = obs[instance].to_numpy()
     have = shapes[instance].to_numpy() if instance in shapes.column_names else np.arange(len(shapes))
     order = np.argsort(have, kind="stable")
     at = np.minimum(np.searchsorted(have[order], wanted), max(0, len(have) - 1))
@@ -94,12 +90,11 @@ def _slide(found: Found, table: Any, shapes: pa.Table) -> SlideFeatures:
         raise ValueError("its rows are not those of its tiles")
     rows = order[at]
     corners = np.stack([shapes[name].to_numpy().astype(np.float64) for name in ("x", "y")], axis=1)
-    tissue = table.obs["tissue"].to_numpy(np.float32) if "tissue" in table.obs else None
-    ours = dict(table.uns.get("beph_store", {}))
+    tissue = obs["tissue"].to_numpy(np.float32) if "tissue" in obs else None
     least = ours.get("tissue_min")
     return SlideFeatures(
         found.slide_id,
-        dense(table.X),
+        table.vectors(slice(None)),
         whole_corners(corners[rows]),
         stated.footprint_l0,
         stated.tile_px,

@@ -76,7 +76,7 @@ def ingest(
             options = replace(options, precision=hands.choose("auto").precision)
         recipe = make_recipe(bundle, options)
         opened = Store.create(store, written_by=WRITTEN_BY)
-        run = _Run(opened, bundle, recipe, options, Meter(progress or Silent()), hands)
+        run = Run(opened, bundle, recipe, options, Meter(progress or Silent()), hands)
         return run(tasks)
 
 
@@ -106,7 +106,9 @@ def _hands(bundle: Bundle, options: IngestOptions) -> Iterator[Hands]:
 
 
 @dataclass(slots=True)
-class _Run:
+class Run:
+    """One recipe over some slides: call it with the tasks."""
+
     store: Store
     bundle: Bundle
     recipe: Recipe

@@ -16,8 +16,8 @@ from beph_store.engine.plan import SlideTask
 from beph_store.engine.readers import ReaderPool
 from beph_store.engine.report import Computing, Figures, ReadStats
 from beph_store.engine.staging import FetchAhead
-from beph_store.engine.storing import SlideSink
-from beph_store.runtimes import RuntimeOptions
+from beph_store.engine.storing import Readers, SlideSink
+from beph_store.runtimes import RuntimeOptions, Stream
 from beph_store.store import RecipeWriter
 
 
@@ -59,20 +59,36 @@ class LocalHands:
         )
         pool = ReaderPool(tasks, recipe.tile, workers=self._workers, admit=ahead.admit)
         chosen(self.choose(recipe.encoder.precision))  # loads while the readers start
+        sink = self.sink(writer, pool, tasks, intake, finish=finish, progress=progress)
+        with closing(ahead):
+            self.flow(pool, self.stream(), sink, sink, progress)
+
+    def stream(self) -> Stream:
+        """A stream of the runtime that was chosen."""
         assert self._choice is not None
-        sink = SlideSink(
-            writer,
-            pool,
-            {task.slide_id: task for task in tasks},
-            replaced=intake.replaced,
-            finish=finish,
-            progress=progress,
-        )
+        return self._choice.runtime.stream()
+
+    def sink(
+        self,
+        writer: RecipeWriter,
+        pool: Readers,
+        tasks: list[SlideTask],
+        intake: Intake,
+        *,
+        finish: Finish,
+        progress: Meter,
+    ) -> SlideSink:
+        """Where the encoded tiles of these tasks go."""
+        by_id = {task.slide_id: task for task in tasks}
+        return SlideSink(writer, pool, by_id, replaced=intake.replaced, finish=finish, progress=progress)
+
+    def flow(
+        self, pool: pipeline.Pool, stream: Stream, taking: pipeline.Sink, sink: SlideSink, progress: Meter
+    ) -> None:
+        """Run the pipeline into ``taking``, which is ``sink`` or stands before it, and count what came of it."""
         keep = self.options.keep_tiles
         clocks = progress.clocks = pipeline.Clocks()
-        stream = self._choice.runtime.stream()
-        with closing(ahead):
-            pipeline.run(pool, stream, sink, dim=recipe.encoder.dim, keep=keep, clocks=clocks)
+        pipeline.run(pool, stream, taking, dim=self.bundle.spec.dim, keep=keep, clocks=clocks)
         self._read.add(sink.stats)
         self._tiles += sink.encoded
         self._busy["encode"] += clocks.encode

@@ -5,18 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from beph_store.engine.messages import Closed, Opened
 from beph_store.engine.pipeline import Encoded, Kept, Stored
 from beph_store.engine.plan import SlideTask
-from beph_store.engine.readers import ReaderPool
 from beph_store.engine.report import Progress, ReadStats
 from beph_store.errors import BephStoreError
 from beph_store.records import SlideInfo, SlideOutcome
 from beph_store.store import RecipeWriter, SlideRow
 from beph_store.store.staging import Spool
+
+
+class Readers(Protocol):
+    """Who is told which tiles of an opened slide are wanted."""
+
+    def read(self, slide_id: str, tile_index: NDArray[np.int32]) -> None:
+        """Let an opened slide go on with these tiles; with none it is closed."""
 
 
 @dataclass(slots=True)
@@ -34,7 +42,7 @@ class SlideSink:
     def __init__(
         self,
         writer: RecipeWriter,
-        pool: ReaderPool,
+        pool: Readers,
         tasks: dict[str, SlideTask],
         *,
         replaced: dict[str, str | None],

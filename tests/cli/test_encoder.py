@@ -84,3 +84,22 @@ def test_ones_own_encoder_is_exported_by_its_architecture(tmp_path):
     ):
         _, err = call(*arguments, code=2)
         assert words in err, err
+
+
+def test_several_encoders_share_a_reading(drawn_slide, tmp_path):
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_vit", num_classes=0).state_dict(), tmp_path / "w.pth")
+    call(
+        "encoder", "export", "mine", "--timm", "test_vit", "--weights", tmp_path / "w.pth", "--tile-px", 224,
+        "--mpp", 0.5, "--out", tmp_path / "mine",
+    )  # fmt: skip
+    given = ("ingest", drawn_slide.path, "--store", tmp_path / "S", "--limit-tiles", 6)
+    both = call_json(*given, "--encoder", "beph-mini", "--encoder", tmp_path / "mine")
+    assert [recipe["tiles"] for recipe in both["recipes"]] == [6, 6]
+    assert both["tiles"] == 12
+    rows = call_json("info", tmp_path / "S")["recipes"]
+    assert {row["encoder"] for row in rows} == {"beph-mini", "mine"}
+    out, _ = call(*given, "--encoder", "beph-mini", "--encoder", tmp_path / "mine")
+    assert out.count("skipped") == 2
+    _, err = call(*given, "--encoder", "beph-mini", "--encoder", "beph-mini", code=2)
+    assert err.splitlines()[-1] == "error: beph-mini is named twice: once is enough"

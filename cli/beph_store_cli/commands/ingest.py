@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -13,6 +13,7 @@ from beph_store_cli.render import JsonOption, console, print_json, status, table
 
 if TYPE_CHECKING:
     from beph_store.engine.report import IngestReport
+    from beph_store.engine.several import SeveralReport
 
 Paths = Annotated[
     list[str] | None,
@@ -23,7 +24,13 @@ Paths = Annotated[
 def ingest(
     paths: Paths = None,
     store: Annotated[str, typer.Option(help="Folder of the store; made if absent.")] = ...,  # type: ignore[assignment]
-    encoder: Annotated[str, typer.Option(help="Name, or folder of an exported bundle.")] = "beph-mini",
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name, or folder of an exported bundle; several share one reading of the slides.",
+            show_default="beph-mini",
+        ),
+    ] = None,
     mpp: Annotated[float | None, typer.Option(help="Scale of the tiles, µm/px \\[the encoder's].")] = None,
     tile_px: Annotated[int | None, typer.Option(help="Side of a tile, px \\[the encoder's].")] = None,
     stride_px: Annotated[
@@ -72,10 +79,12 @@ def ingest(
     """Embed slides into a store. Kill it at any time and run it again: nothing is lost or done twice."""
     from beph_store.engine.ingest import IngestOptions
     from beph_store.engine.ingest import ingest as run
+    from beph_store.engine.several import ingest_several
     from beph_store_cli.progress import IngestProgress
 
+    encoders = encoder or ["beph-mini"]
     options = IngestOptions(
-        encoder=encoder,
+        encoder=encoders[0],
         mpp=mpp,
         tile_px=tile_px,
         stride_px=stride_px,
@@ -90,17 +99,34 @@ def ingest(
         ray_address=ray,
     )
     with IngestProgress() as progress:
-        report = run(
-            paths or [], store, options=options, manifest=manifest, slide_mpp=slide_mpp, progress=progress
-        )
+        rest: dict[str, Any] = {
+            "options": options,
+            "manifest": manifest,
+            "slide_mpp": slide_mpp,
+            "progress": progress,
+        }
+        if len(encoders) == 1:
+            _tell([run(paths or [], store, **rest)], None, json)
+        else:
+            several = ingest_several(paths or [], store, encoders, **rest)
+            _tell(several.reports, several, json)
+
+
+def _tell(reports: Sequence[IngestReport], several: SeveralReport | None, json: bool) -> None:
+    """What came of it; exit code 1 where slides failed."""
     if json:
-        print_json(report.to_json())
+        print_json((several or reports[0]).to_json())
     else:
-        show(report)
-        if report.passed_over:
-            console().print(Text(_passed_over(report.passed_over), style="dim"))
-    if report.failed:
-        typer.echo(f"error: {len(report.failed)} of {len(report.slides)} slides failed", err=True)
+        for report in reports:
+            show(report)
+            if report.passed_over:
+                console().print(Text(_passed_over(report.passed_over), style="dim"))
+        if several is not None:
+            console().print(f"{several.tiles:,} vectors of {len(reports)} recipes in {several.seconds:.1f} s")
+    failed = sum(len(report.failed) for report in reports)
+    if failed:
+        of = sum(len(report.slides) for report in reports)
+        typer.echo(f"error: {failed} of {of} slides failed", err=True)
         raise typer.Exit(1)
 
 

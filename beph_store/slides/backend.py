@@ -42,6 +42,9 @@ class Fetcher(Protocol):
     def want(self, spans: Sequence[tuple[int, int]]) -> None:
         """Have these (offset, bytes) on disk."""
 
+    def want_soon(self, spans: Sequence[tuple[int, int]]) -> None:
+        """The same in a thread; who asks for some of them meanwhile waits until they are there."""
+
     def ensure(self, offset: int, count: int) -> None:
         """The same for one; quick where it is there."""
 
@@ -98,8 +101,10 @@ class Backend(ABC):
     def trim(self, keep_bytes: int) -> None:  # noqa: B027 - most backends hold nothing
         """Drop decoded macro-tiles until at most ``keep_bytes`` are held."""
 
-    def want(self, level: int, macro_tiles: Iterable[tuple[int, int]] | None = None) -> None:  # noqa: B027
-        """Fetch (column, row) of a level, all of them if None, before they are read one by one.
+    def want(  # noqa: B027 - most files are all there
+        self, level: int, macro_tiles: Iterable[tuple[int, int]] | None = None, *, wait: bool = True
+    ) -> None:
+        """Fetch (column, row) of a level, all of them if None, before they are read one by one; or begin to.
 
         Of use only where the file is a copy that is not all there.
         """

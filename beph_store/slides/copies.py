@@ -19,7 +19,7 @@ from types import TracebackType
 
 import numpy as np
 
-from beph_store.errors import SlideError
+from beph_store.errors import BephStoreError, SlideError
 from beph_store.slides.listing import parts
 from beph_store.slides.remote import PARALLEL, Remote, Staging, current, read_range
 from beph_store.slides.ring import Entry, Ring, digest
@@ -29,7 +29,7 @@ BLOCK, REQUEST = 16 << 10, 2 << 20
 #: Gaps up to this are fetched with what lies around them: a request costs more.
 GAP = 64 << 10
 #: With ``auto`` a slide is copied whole if it is no larger, or if more than this share of it is needed.
-SMALL, RANGES_BELOW = 4 << 20, 0.9
+SMALL, RANGES_BELOW = 32 << 20, 0.9
 
 Span = tuple[int, int]
 """(offset, bytes)."""
@@ -114,6 +114,7 @@ class Copy:
         ]
         self.path = self._files[0].path
         self._closing = threading.Event()
+        self._soon: threading.Thread | None = None
 
     @property
     def single(self) -> bool:
@@ -147,6 +148,17 @@ class Copy:
             spans = [(0, file.item.size)]
         self._fetch(file, spans)
 
+    def want_soon(self, spans: Sequence[Span]) -> None:
+        """``want`` in a thread. What fails there is tried again by whoever needs it, and told there."""
+
+        def fetch() -> None:
+            with suppress(BephStoreError, OSError):
+                self.want(spans)
+
+        # Not waited for: it ends with the copy.
+        self._soon = threading.Thread(target=fetch, name="fetch", daemon=True)
+        self._soon.start()
+
     def ensure(self, offset: int, count: int) -> None:
         """``want`` one span, quick where it is there."""
         if not self._files[0].has(offset, count):
@@ -171,12 +183,19 @@ class Copy:
         while file.missing(spans):
             if self._closing.is_set():
                 raise SlideError(f"{self.slide.name} was closed meanwhile", path=self.slide.url)
-            with self._entry.filling() as ours:
-                if ours:
-                    self._fill(file, file.missing(spans))
-                    return
+            if not self._comes_soon():
+                with self._entry.filling() as ours:
+                    if ours:
+                        self._fill(file, file.missing(spans))
+                        return
             self._tell()
             time.sleep(0.01)
+
+    def _comes_soon(self) -> bool:
+        """Whether another thread is about to fetch many: one by one we would always be first, and it never."""
+        return (
+            self._soon is not None and self._soon.is_alive() and self._soon is not threading.current_thread()
+        )
 
     def _fill(self, file: SparseFile, requests: list[tuple[int, int]]) -> None:
         needed = sum(each.held for each in self._files) + sum(end - start for start, end in requests)

@@ -83,12 +83,14 @@ class SlideReader:
         """Hold at most so many bytes of decoded macro-tiles from now on, and never more than ``cache_bytes``."""
         self._backend.hold(most_bytes)
 
-    def want(self, level: int, macro_tiles: Iterable[tuple[int, int]] | None = None) -> None:
+    def want(
+        self, level: int, macro_tiles: Iterable[tuple[int, int]] | None = None, *, wait: bool = True
+    ) -> None:
         """Fetch (column, row) of a level, all if None, where the slide is read ``in_parts``; otherwise nothing.
 
         Not needed for reading, which fetches what is missing; many at once are quicker.
         """
-        self._backend.want(level, macro_tiles)
+        self._backend.want(level, macro_tiles, wait=wait)
 
     def read_level(self, level: int, x: int, y: int, w: int, h: int) -> UInt8:
         """(h, w, 3) uint8 RGB of the region at (x, y), all in px of ``level``; white where there is nothing.

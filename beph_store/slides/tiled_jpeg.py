@@ -51,7 +51,9 @@ class TiledJpeg(MacroTiled):
         except JpegError as error:
             raise SlideUnreadable(str(error)) from error
 
-    def want(self, level: int, macro_tiles: Iterable[tuple[int, int]] | None = None) -> None:
+    def want(
+        self, level: int, macro_tiles: Iterable[tuple[int, int]] | None = None, *, wait: bool = True
+    ) -> None:
         """See `Backend.want`."""
         if self._file.fetcher is None:
             return
@@ -60,8 +62,8 @@ class TiledJpeg(MacroTiled):
             index = np.arange(len(page.counts))
         else:
             index = np.array([row * page.grid[0] + column for column, row in macro_tiles], np.int64)
-        spans = zip(page.offsets[index].tolist(), page.counts[index].tolist(), strict=True)
-        self._file.fetcher.want(list(spans))
+        spans = list(zip(page.offsets[index].tolist(), page.counts[index].tolist(), strict=True))
+        (self._file.fetcher.want if wait else self._file.fetcher.want_soon)(spans)
 
     def close(self) -> None:
         """See `Backend.close`."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
-from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
 
-from beph_store.errors import BephStoreError, SlideUnreadable
+from beph_store.errors import SlideUnreadable
 from beph_store.geometry import level_for, to_level0
 from beph_store.records import TileSet
 from beph_store.slides.backend import UInt8
@@ -86,17 +84,8 @@ class TileReader:
 
     def fetch_ahead(self, indices: Sequence[int] | _IntArray) -> None:
         """Begin to fetch what these tiles need, in a thread; nothing where the slide is all here."""
-        if not self._slide.in_parts or not len(indices):
-            return
-        wanted = self._macro_tiles(np.asarray(indices, np.int64))
-
-        def fetch() -> None:
-            # What fails here is tried again by whoever reads it, and told there.
-            with suppress(BephStoreError, OSError):
-                self._slide.want(self.level, wanted)
-
-        # Not waited for: it ends with the slide.
-        threading.Thread(target=fetch, name="fetch", daemon=True).start()
+        if self._slide.in_parts and len(indices):
+            self._slide.want(self.level, self._macro_tiles(np.asarray(indices, np.int64)), wait=False)
 
     def want(self) -> None:
         """Fetch what all tiles need; nothing where the slide is all here."""

@@ -27,6 +27,8 @@ READ_FAILED = "unreadable"
 
 #: Coarsest scale of tiles, µm/px: far beyond any encoder's, and a tile's footprint stays within int32.
 TILE_MPP_MAX = 1000.0
+#: Largest side of a tile and step of the grid, px: a hundred times an encoder's, and not yet all of the memory.
+TILE_PX_MAX = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,8 @@ class TileSpec:
     def __post_init__(self) -> None:
         if self.tile_px < 1 or self.stride_px < 1:
             raise UsageError("tile size and stride must be at least 1 px")
+        if max(self.tile_px, self.stride_px) > TILE_PX_MAX:
+            raise UsageError(f"tile size and stride must be at most {TILE_PX_MAX:,} px")
         if not 0 < self.mpp <= TILE_MPP_MAX:
             raise UsageError(f"tiles at {self.mpp:g} µm/px: must be above 0, and at most {TILE_MPP_MAX:g}")
         if self.limit is not None and self.limit < 1:

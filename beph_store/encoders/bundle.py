@@ -31,6 +31,8 @@ from beph_store.records import EncoderSpec
 FORMAT = 1
 MANIFEST = "encoder.json"
 PROBE = "probe.npz"
+#: Bytes; 64 embeddings of 8,192 numbers are 2 MB.
+_LARGEST_PROBE = 64 << 20
 #: File of the graph of each precision.
 GRAPHS: Mapping[str, str] = {
     "fp32": "encoder.onnx",
@@ -90,6 +92,9 @@ class Bundle:
                 path=self.path,
             )
         try:
+            with zipfile.ZipFile(self.path / PROBE) as packed:
+                if sum(item.file_size for item in packed.infolist()) > _LARGEST_PROBE:
+                    raise ValueError("it unpacks to more than any probe has")
             with np.load(self.path / PROBE, allow_pickle=False) as data:
                 vectors = np.asarray(data["embeddings"], np.float32)
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ import numpy as np
 from beph_store.encoders import Bundle, ParityReport, compare, kind_of, probe_tiles, require
 from beph_store.encoders.bundle import file_sha256
 from beph_store.engine.report import Computing
-from beph_store.errors import ParityFailed, RuntimeUnavailable
+from beph_store.errors import BephStoreError, BundleInvalid, ParityFailed, RuntimeUnavailable
 from beph_store.runtimes import Runtime, RuntimeEntry, RuntimeOptions, cache_folder, entries, open_runtime
 
 #: What ``--precision auto`` may choose from, besides what a bundle lacks. int8 is a choice to make by name.
@@ -92,11 +94,13 @@ def _open(
     opened = open_runtime(entry, graph, bundle.spec_for(precision), options)
     # Whole-number products differ from one processor to the next: int8 is judged where it runs.
     if entry.name == _EXPORTED_WITH and precision in bundle.parity and precision != "int8":
+        _try(opened, bundle)
         return opened, bundle.parity
     kept = _verdict_file(entry, graph, opened)
     figures = _read(kept)
     if figures is None:
-        report = gate(opened, bundle)
+        with _graph_errors(opened, bundle):
+            report = gate(opened, bundle)
         figures = report.to_json()
         kept.write_text(json.dumps(figures), encoding="utf-8")
     if not figures["passed"]:
@@ -104,6 +108,38 @@ def _open(
         what = f"{bundle.spec.name} in {entry.name}, {precision},"
         require(ParityReport(**{k: v for k, v in figures.items() if k != "passed"}), what)
     return opened, {**bundle.parity, f"{entry.name} {precision}": figures}
+
+
+def _try(opened: Runtime, bundle: Bundle) -> None:
+    """One tile: a record that lies about its graph is told before the first slide, in one line."""
+    spec = opened.spec
+    with _graph_errors(opened, bundle):
+        found = opened.encode(probe_tiles(spec.tile_px, 1))
+    if found.shape != (1, spec.dim) or not np.isfinite(found).all():
+        opened.close()
+        raise BundleInvalid(
+            f"the graph of {bundle.path} gives {found.shape[1:]} numbers a tile, or no finite ones, its record says "
+            f"{spec.dim}: export it again",
+            path=bundle.path,
+        )
+
+
+@contextmanager
+def _graph_errors(opened: Runtime, bundle: Bundle) -> Iterator[None]:
+    """Each runtime has errors of its own for a graph that takes something else than its record says."""
+    try:
+        yield
+    except BephStoreError:
+        opened.close()
+        raise
+    except Exception as error:
+        opened.close()
+        side = opened.spec.tile_px
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise BundleInvalid(
+            f"the graph of {bundle.path} does not take tiles (n, {side}, {side}, 3) of uint8, as its record says: {why}",
+            path=bundle.path,
+        ) from error
 
 
 def _verdict_file(entry: RuntimeEntry, graph: Path, opened: Runtime) -> Path:

@@ -95,6 +95,8 @@ class Journal:
         return self.path
 
     def _write(self, data: bytes) -> None:
+        if self._file.is_symlink():
+            raise OSError("it is a link, and nothing is written through one")
         new = not self._file.exists()
         with self._file.open("ab", buffering=0) as file:
             while data:

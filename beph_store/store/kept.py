@@ -232,8 +232,9 @@ def _metadata(archive: Place, row: SlideRow, tile_px: int) -> NDArray[np.bool_]:
         group = read_group(archive, but=SHARD)
         said: dict[str, Any] = group.attrs.asdict()
         tiles, ok = group["tiles"], group["ok"]
-        fits = isinstance(ok, zarr.Array) and ok.shape == (row.tiles,)
-        found = np.asarray(ok[...], bool) if fits else np.zeros(0, bool)
+        if not isinstance(ok, zarr.Array) or ok.shape != (row.tiles,):
+            raise ValueError("ok has not one value a tile")
+        found = np.asarray(ok[...], bool)
     except (KeyError, ValueError, OSError) as error:
         raise StoreError(f"its kept tiles are damaged: {error}", path=str(archive)) from error
     want = (row.tiles, tile_px, tile_px, 3)

@@ -9,7 +9,8 @@ a slide, exactly one gets that row.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -145,18 +146,9 @@ class Registry:
         return self._table(None if recipe is None else f"recipe = {quoted(recipe)}")
 
     def _table(self, where: str | None) -> pa.Table:
-        try:
-            with lance_errors(self.path):
-                found = self.dataset().to_table(filter=where)
+        with _readable(self.path):
+            found = self.dataset().to_table(filter=where)
             return found.sort_by([("recipe", "ascending"), ("slide_id", "ascending")])
-        except ObjectStorageError:
-            raise
-        except (OSError, ValueError, KeyError) as error:
-            why = (str(error).splitlines() or ["?"])[0]
-            raise StoreError(
-                f"the registry slides.lance cannot be read: {why[:300]}; put it back from a copy of the store",
-                path=str(self.path),
-            ) from error
 
     def rows(self, recipe: str | None = None) -> list[SlideRow]:
         """``table`` as records."""
@@ -171,7 +163,7 @@ class Registry:
     def get(self, recipe: str, slide_id: str) -> SlideRow | None:
         """One row, or None."""
         key = registry_key(recipe, slide_id).replace("'", "''")
-        with lance_errors(self.path):
+        with _readable(self.path):
             return next(iter(_records(self.dataset().to_table(filter=f"key = '{key}'"))), None)
 
     def put(self, rows: Iterable[SlideRow]) -> None:
@@ -196,6 +188,22 @@ class Registry:
         )
         newest = self.dataset().get_fragments()
         sync_lance(self.path, [f.path for f in newest[-1].data_files()] if newest else [])
+
+
+@contextmanager
+def _readable(path: Place) -> Iterator[None]:
+    """What Lance says of a damaged table as StoreError, one line."""
+    try:
+        with lance_errors(path):
+            yield
+    except ObjectStorageError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        why = (str(error).splitlines() or ["?"])[0]
+        raise StoreError(
+            f"the registry slides.lance cannot be read: {why[:300]}; put it back from a copy of the store",
+            path=str(path),
+        ) from error
 
 
 def _records(table: pa.Table) -> list[SlideRow]:

@@ -150,6 +150,22 @@ def test_refused_before_anything_is_started(
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(600)
+def test_a_store_in_a_bucket_over_two_nodes(drawn_slide, tmp_path: Path) -> None:
+    slides = tmp_path / "slides"
+    slides.mkdir()
+    for name in "ab":
+        shutil.copy(drawn_slide.path, slides / f"{name}.tif")
+    ingest([slides], tmp_path / "L", options=IngestOptions(limit_tiles=16, runtime="onnxruntime"))
+    run = namespace.run_alone("tests.engine.cluster.bucket", str(slides), str(tmp_path), "16", timeout=300)
+    assert run.returncode == 0, run.stderr[-4000:]
+    said = json.loads((tmp_path / "answer.json").read_text())
+    assert (said["code"], said["problems"]) == (0, []), said["stderr"]
+    assert said["report"]["cluster"]["nodes"] == 2
+    assert_frame_equal(pl.read_parquet(tmp_path / "rows.parquet"), _rows(tmp_path / "L"))
+
+
+@pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_twenty_losses_on_larger_slides(tmp_path: Path) -> None:
     slides = tmp_path / "slides"

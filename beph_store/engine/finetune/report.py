@@ -10,8 +10,8 @@ import polars as pl
 from beph_store.engine.finetune.fits import LOG, WORK
 from beph_store.engine.finetune.keep import FILES
 from beph_store.engine.finetune.result import FinetuneResult, FoldResult
+from beph_store.engine.folders import check_folder as check
 from beph_store.engine.probe import sections
-from beph_store.engine.probe.report import check_folder as check
 from beph_store.engine.probe.run import HEADLINES
 from beph_store.engine.provenance import WRITTEN_BY, machine, now, versions
 from beph_store.engine.study import figures

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from beph_store.cohort import count_reasons
+from beph_store.engine.folders import check_folder
 from beph_store.engine.leaderboard.colour import NAME as COLOUR
 from beph_store.engine.leaderboard.colour import WHAT
 from beph_store.engine.leaderboard.columns import SPEED, Column
@@ -18,28 +19,16 @@ from beph_store.engine.leaderboard.perturb import perturbations
 from beph_store.engine.leaderboard.run import Leaderboard, Row
 from beph_store.engine.provenance import WRITTEN_BY, machine, now, versions
 from beph_store.engine.study.page import Html, folded, note, page, section, table, warning
-from beph_store.errors import UsageError
 from beph_store.metrics import Difference, Estimate
 from beph_store.store.durable import write_atomic, write_json
 
 RESULT, PICTURE, REPORT = "leaderboard.json", "leaderboard.png", "report.html"
-_KNOWN = {RESULT, PICTURE, REPORT, VECTORS}
-
-
-def check_folder(out: Path) -> None:
-    """A folder of ours may be written anew, an empty one too; anything else is the user's. UsageError for that."""
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file: choose a folder", path=out)
-    others = sorted(path.name for path in out.iterdir() if path.name not in _KNOWN) if out.is_dir() else []
-    if others:
-        raise UsageError(
-            f"{out} holds other things ({others[0]}, …): choose an empty or a new folder", path=out
-        )
+KNOWN = {RESULT, PICTURE, REPORT, VECTORS}
 
 
 def write(board: Leaderboard, out: Path) -> None:
     """Write the three files; ``leaderboard.json`` last, so that a folder that has it is complete."""
-    check_folder(out)
+    check_folder(out, KNOWN)
     out.mkdir(parents=True, exist_ok=True)
     (out / RESULT).unlink(missing_ok=True)
     drawn = picture(board)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 
 import polars as pl
 
+from beph_store.engine.folders import check_folder
 from beph_store.engine.probe import sections
 from beph_store.engine.probe.run import HEADLINES, ProbeResult
 from beph_store.engine.provenance import WRITTEN_BY, machine, now, versions
 from beph_store.engine.study.page import Html, note, page, section, table, warning
-from beph_store.errors import UsageError
 from beph_store.heads import tilewise
 from beph_store.store import write_parquet
 from beph_store.store.durable import write_json
@@ -26,20 +25,9 @@ def title(name: str, result: ProbeResult) -> str:
     return sections.title(name, result.tiles)
 
 
-def check_folder(out: Path, known: Collection[str] = KNOWN) -> None:
-    """A folder of ours may be written anew, an empty one too; anything else is the user's. UsageError for that."""
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file: choose a folder", path=out)
-    others = sorted(path.name for path in out.iterdir() if path.name not in known) if out.is_dir() else []
-    if others:
-        raise UsageError(
-            f"{out} holds other things ({others[0]}, …): choose an empty or a new folder", path=out
-        )
-
-
 def write(result: ProbeResult, out: Path) -> None:
     """Write the three files; ``probe.json`` last, so that a folder that has it is complete."""
-    check_folder(out)
+    check_folder(out, KNOWN)
     out.mkdir(parents=True, exist_ok=True)
     (out / RESULT).unlink(missing_ok=True)
     write_parquet(predictions(result), out / PREDICTIONS)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from beph_store.engine.folders import check_folder
 from beph_store.engine.protocols import slides, tiles
 from beph_store.engine.protocols.options import RunOptions, Tell, settle
 from beph_store.engine.protocols.report import render
 from beph_store.engine.protocols.results import REPORT, RESULT, Outcome
 from beph_store.engine.protocols.table import protocol
 from beph_store.engine.provenance import WRITTEN_BY, machine, now, versions
-from beph_store.errors import UsageError
 from beph_store.store.durable import write_atomic, write_json
 
 #: Names that a folder of ours may hold.
@@ -27,24 +27,13 @@ def run(
     used, StoreError.
     """
     job = settle(protocol(name), options, Path(out))
-    _check_folder(job.out)
+    check_folder(job.out, KNOWN)
     job.out.mkdir(parents=True, exist_ok=True)
     outcome = tiles.run(job, tell) if job.protocol.level == "tile" else slides.run(job, tell)
     (job.out / RESULT).unlink(missing_ok=True)
     write_atomic(job.out / REPORT, render(outcome).encode())
     write_json(job.out / RESULT, {**_made(), **outcome.to_json()})
     return outcome
-
-
-def _check_folder(out: Path) -> None:
-    """A folder of ours may be gone on with, an empty one too; anything else is the user's."""
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file: choose a folder", path=out)
-    others = sorted(path.name for path in out.iterdir() if path.name not in KNOWN) if out.is_dir() else []
-    if others:
-        raise UsageError(
-            f"{out} holds other things ({others[0]}, …): choose an empty or a new folder", path=out
-        )
 
 
 def _made() -> dict[str, object]:

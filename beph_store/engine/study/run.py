@@ -12,13 +12,14 @@ import numpy as np
 import polars as pl
 
 from beph_store.cohort import count_reasons
+from beph_store.engine.folders import check_folder
 from beph_store.engine.provenance import WRITTEN_BY, machine, now, versions
 from beph_store.engine.study.data import Study
 from beph_store.engine.study.evaluate import Evaluation, evaluate
+from beph_store.engine.study.recorded import VERSIONS, content_sha256, numerics, outcomes
 from beph_store.engine.study.report import render, warnings_of
 from beph_store.engine.study.train import Training, TrainOptions, train
 from beph_store.engine.study.trained import FORMAT, PREDICTIONS_FILE, REPORT_FILE, RUN_FILE, columns_of
-from beph_store.errors import UsageError
 from beph_store.heads import Progress, save_head
 from beph_store.records import ClassTarget, Prediction
 from beph_store.store import write_parquet
@@ -80,7 +81,7 @@ def train_to(
     other things, and what ``train`` raises.
     """
     out = Path(out)
-    _check_folder(out)
+    check_folder(out, {"heads", PREDICTIONS_FILE, REPORT_FILE, RUN_FILE})
     training = train(study, options, progress=progress, ray_address=ray_address)
     evaluation = evaluate(training.held_out, training.target, draws=options.draws, seed=options.seed)
     out.mkdir(parents=True, exist_ok=True)
@@ -132,19 +133,6 @@ def metrics_json(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
     return out
 
 
-def _check_folder(out: Path) -> None:
-    """A folder of ours may be written anew, an empty one too; anything else is the user's."""
-    if out.is_dir() and any(out.iterdir()):
-        known = {"heads", PREDICTIONS_FILE, REPORT_FILE, RUN_FILE}
-        others = sorted(path.name for path in out.iterdir() if path.name not in known)
-        if others:
-            raise UsageError(
-                f"{out} holds other things ({others[0]}, …): choose an empty or a new folder", path=out
-            )
-    elif out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file: choose a folder", path=out)
-
-
 def _about(report: TrainReport) -> dict[str, Any]:
     training = report.training
     study = training.study
@@ -160,13 +148,16 @@ def _about(report: TrainReport) -> dict[str, Any]:
             "used": [str(use) for use in study.table.used],
             "flow": dataclasses.asdict(study.cohort.flow),
             "cases": {case.case_id: list(case.slide_ids) for case in study.cohort.cases},
+            "outcomes": outcomes(study),
         },
         "options": _plain(training.options),
         "splits": [dataclasses.asdict(split) for split in training.splits],
         "leaks": [leak.text for leak in training.leaks],
         "store": str(study.store.layout.root),
         "machine": machine(),
-        "versions": versions(("beph-store", "numpy", "scipy", "torch", "torchsurv", "pylance")),
+        "versions": versions(VERSIONS),
+        "numerics": numerics(),
+        "embeddings_sha256": content_sha256(study),
     }
 
 

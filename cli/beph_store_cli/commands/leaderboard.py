@@ -73,7 +73,8 @@ def leaderboard(
 ) -> None:
     """Several encoders on the same labelled tiles: `leaderboard imgs.csv --encoder A --encoder B --out DIR`."""
     from beph_store.engine.embed import FITS
-    from beph_store.engine.leaderboard.report import PICTURE, REPORT, check_folder, write
+    from beph_store.engine.folders import check_folder
+    from beph_store.engine.leaderboard.report import KNOWN, PICTURE, REPORT, write
     from beph_store.engine.leaderboard.run import LeaderboardOptions
     from beph_store.engine.leaderboard.run import leaderboard as run
     from beph_store.engine.leaderboard.source import Question, comparison_of
@@ -100,7 +101,7 @@ def leaderboard(
     )
     probe = ProbeOptions(folds=folds, shots=_numbers(shots), shot_draws=shot_draws, seed=seed, draws=draws)
     options = LeaderboardOptions(probe, baseline, perturbed_tiles, timing=Timing(speed_seconds))
-    check_folder(out)
+    check_folder(out, KNOWN)
     with bar("embedding") as moved:
         comparison = comparison_of(source, out, asked, progress=moved)
     with bar("measuring") as moved:

@@ -238,9 +238,10 @@ def _run(tiles: ProbeTiles, options: ProbeOptions, out: Path | None, json: bool,
 def _check(out: Path | None) -> None:
     """Before the work: a folder that cannot be written to is said at once."""
     if out is not None:
-        from beph_store.engine.probe.report import check_folder
+        from beph_store.engine.folders import check_folder
+        from beph_store.engine.probe.report import KNOWN
 
-        check_folder(out)
+        check_folder(out, KNOWN)
 
 
 def names(classes: str | None) -> tuple[str, ...]:

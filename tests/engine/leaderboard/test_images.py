@@ -11,11 +11,12 @@ from PIL import Image
 
 from beph_store.encoders import load_bundle
 from beph_store.encoders.table import normalisation
+from beph_store.engine.folders import check_folder
 from beph_store.engine.leaderboard import comparison as module
 from beph_store.engine.leaderboard.colour import Colour, colour_vectors
 from beph_store.engine.leaderboard.measure import mean_of, nearest, retrieval, weights_of
 from beph_store.engine.leaderboard.perturb import Strength
-from beph_store.engine.leaderboard.report import check_folder, write
+from beph_store.engine.leaderboard.report import KNOWN, write
 from beph_store.engine.leaderboard.robust import sample
 from beph_store.engine.leaderboard.run import LeaderboardOptions, leaderboard
 from beph_store.engine.leaderboard.source import Question, comparison_of
@@ -99,7 +100,7 @@ def test_what_is_written_agrees_and_is_self_contained(made):
     write(board, out)  # ours may be written anew
     (out / "thesis.docx").write_bytes(b"")
     with pytest.raises(UsageError, match="other things"):
-        check_folder(out)
+        check_folder(out, KNOWN)
     (out / "thesis.docx").unlink()
 
 

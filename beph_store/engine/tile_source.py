@@ -28,6 +28,7 @@ from beph_store.errors import BephStoreError, RecipeMismatch, StoreError, UsageE
 from beph_store.records import Recipe
 from beph_store.store import KeptTiles, Shard, SlideRow, Store
 from beph_store.store.kept import check_range
+from beph_store.store.place import place
 
 Progress = Callable[[int, int], None]
 
@@ -231,10 +232,12 @@ def open_source(
     ``recipe`` is a key, or how one begins; it may be left out where only one recipe of the store has kept tiles.
     Raises UsageError, StoreError or RecipeMismatch where there is nothing to read, or too much to choose from.
     """
-    folder = Path(path)
+    folder = place(path)
     if not (folder / "store.json").exists():
         if recipe is not None:
             raise UsageError(f"{path} is no store, so there is no recipe {recipe!r} to choose in it")
+        if not isinstance(folder, Path):
+            raise UsageError(f"no store at {folder}; folders of images are read from a disk", path=folder)
         return FolderSource(folder, progress=progress)
     store = Store.open(folder)
     known = [each.recipe for each in store.recipes() if each.recipe.key.startswith(recipe or "")]

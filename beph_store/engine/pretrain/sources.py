@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from beph_store.engine.tile_source import ArchiveSource, FolderSource, open_source
 from beph_store.errors import UsageError
+from beph_store.store.place import place
 
 Progress = Callable[[int, int], None]
 
@@ -60,6 +61,6 @@ def open_sources(paths: Sequence[str | Path], recipe: str | None, progress: Prog
         raise UsageError("name a store with kept tiles, or a folder of images, to train on")
     sources = []
     for path in paths:
-        is_store = (Path(path) / "store.json").exists()
+        is_store = (place(path) / "store.json").exists()
         sources.append(open_source(path, recipe if is_store else None, progress=progress))
     return JoinedSource(sources)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from beph_store.engine.exporting_sidecar import Entry, Export, exports_at
 from beph_store.engine.imported import IMPORTED_FROM, blank
@@ -27,6 +28,9 @@ from beph_store.store import SlideRow
 from beph_store.store.vectors import SlideRows
 
 Progress = Callable[[int, int], None]
+#: Vectors as they are stored, and the greatest change that this made.
+_Half = tuple[NDArray[np.float16], float]
+_Read = tuple[SlideFeatures, _Half]
 
 
 def import_features(
@@ -84,7 +88,7 @@ class _Run:
     used: dict[str, Recipe] = field(default_factory=dict)
     tally: Counter[str] = field(default_factory=Counter)
     rounding: float = 0.0
-    late: list[tuple[Found, SlideFeatures]] = field(default_factory=list)
+    late: list[tuple[Found, _Read]] = field(default_factory=list)
 
     def __call__(self, found: list[Found], progress: Progress) -> ImportReport:
         start = time.perf_counter()
@@ -103,27 +107,30 @@ class _Run:
             self.keeper.close()
         return self._report(time.perf_counter() - start)
 
-    def _ahead(
-        self, found: list[Found], pool: ThreadPoolExecutor
-    ) -> Iterator[tuple[Found, Future[SlideFeatures]]]:
+    def _ahead(self, found: list[Found], pool: ThreadPoolExecutor) -> Iterator[tuple[Found, Future[_Read]]]:
         """What is not in the store, being read by another thread: one slide ahead of the one that is handed out."""
         counts = Counter((one.slide_id, one.encoder, one.group) for one in found)
-        queue: deque[tuple[Found, Future[SlideFeatures]]] = deque()
+        queue: deque[tuple[Found, Future[_Read]]] = deque()
         for one in found:
             if counts[one.slide_id, one.encoder, one.group] > 1:
                 self._failed(one.slide_id, "two files have this id: import their folders one by one")
             elif not self._settled(one):
-                queue.append((one, pool.submit(self.form.open, one)))
+                queue.append((one, pool.submit(self._read, one)))
             if len(queue) > 1:
                 yield queue.popleft()
         yield from queue
 
-    def _slide(self, found: Found, read: Callable[[], SlideFeatures]) -> None:
+    def _read(self, found: Found) -> _Read:
+        """In the other thread: the file, and what takes as long, its vectors as float16."""
+        slide = self.form.open(found)
+        return slide, half_of(slide)
+
+    def _slide(self, found: Found, read: Callable[[], _Read]) -> None:
         try:
-            slide = read()
+            slide, half = read()
             if self._settled(found):  # the slide before it told the recipe
                 return
-            ready = self._ready(found, slide)
+            ready = self._ready(found, slide, half)
             if ready is not None and (self._settled(found) or self._held(ready)):  # this one did
                 return
         except (SlideError, VectorInvalid, OSError, MemoryError) as error:
@@ -131,7 +138,7 @@ class _Run:
             self._failed(slide_id, (str(error).splitlines() or [type(error).__name__])[0])
             return
         if ready is None:
-            self.late.append((found, slide))
+            self.late.append((found, (slide, half)))
             return
         self.outcomes.append(self.keeper.keep(ready))
         self.used[ready.recipe.key] = ready.recipe
@@ -141,18 +148,19 @@ class _Run:
         self.tally["tiles"] += len(ready.tiles)
         self.tally["bytes"] += sum(path.stat().st_size for path in found.files)
 
-    def _ready(self, found: Found, slide: SlideFeatures) -> Ready | None:
+    def _ready(self, found: Found, slide: SlideFeatures, half: _Half) -> Ready | None:
         """The slide as it will be stored; None for one without tiles whose recipe is not known yet."""
         export = self._export(found)
         if export is not None:
-            return _restored(export, found, slide, self.form)
+            return _restored(export, found, slide, half[0], self.form)
         told = self.recipes.get((found.encoder, found.group))
         if not slide.dim:
             if told is None:
                 return None
             slide = dataclasses.replace(slide, vectors=np.empty((0, told[0].encoder.dim), np.float16))
+            half = half_of(slide)
         hand = self.hand(found.slide_id)
-        made = resolve(self.form, slide, self.options, hand, _fingerprint(found))
+        made = resolve(self.form, slide, half, self.options, hand, _fingerprint(found))
         recipe, first = self.recipes.setdefault((found.encoder, found.group), (made.recipe, found.slide_id))
         if made.recipe != recipe:
             raise SlideError(f"{_difference(made.recipe, recipe)} {first}", slide_id=found.slide_id)
@@ -257,10 +265,11 @@ class _Run:
             yield "which weights made the vectors is not recorded: --weights-sha256 records it"
 
 
-def _restored(export: Export, found: Found, slide: SlideFeatures, form: Format) -> Ready:
+def _restored(
+    export: Export, found: Found, slide: SlideFeatures, half: NDArray[np.float16], form: Format
+) -> Ready:
     """A slide of our own export, as it was; SlideError unless the file holds exactly what was exported."""
     entry = export.read(found.path)
-    half, _ = half_of(slide)
     recipe, row = export.record.recipe, entry.row
     vectors = np.zeros((len(entry.ok), recipe.encoder.dim), np.float16)
     same = len(half) == int(entry.ok.sum()) and (slide.dim == recipe.encoder.dim or not len(half))

@@ -24,6 +24,7 @@ from beph_store.records import (
     TileSpec,
     TissueMask,
 )
+from beph_store.store.vectors import row_peaks
 
 #: Scanners that are called by one magnification differ by up to 12 %; the next magnification by 100 %.
 _SCALE_TOLERANCE = 0.15
@@ -59,16 +60,21 @@ class _Scale:
 
 
 def resolve(
-    kind: Format, slide: SlideFeatures, options: ImportOptions, hand: SlideAtHand, fingerprint: str
+    kind: Format,
+    slide: SlideFeatures,
+    half: tuple[NDArray[np.float16], float],
+    options: ImportOptions,
+    hand: SlideAtHand,
+    fingerprint: str,
 ) -> Resolved:
     """What is to be stored of ``slide``. SlideError for what this slide lacks, UsageError for what all of them do.
 
-    ``fingerprint`` of its files stands for the slide's where that is not at hand.
+    ``half`` is `half_of` the slide; ``fingerprint`` of its files stands for the slide's where that is not at hand.
     """
     encoder = options.encoder_name or slide.encoder
     if not encoder:
         raise UsageError(f"{kind.title} files do not name the encoder: pass --encoder-name")
-    vectors, rounding = half_of(slide)
+    vectors, rounding = half
     placed = slide.origin_l0 is not None or slide.coords_um is not None
     scale = _scale(kind, slide, options, hand) if placed else _nowhere(options)
     origin = _origin(slide, scale)
@@ -239,24 +245,22 @@ def half_of(slide: SlideFeatures) -> tuple[NDArray[np.float16], float]:
         with np.errstate(over="ignore"):
             half = np.ascontiguousarray(slide.vectors, np.float16)
         change = _greatest_change(slide.vectors, half)
-    bits = half.view(np.uint16)
-    bad = (bits & 0x7C00) == 0x7C00
-    if bad.any():
-        rows, nan = int(bad.any(axis=1).sum()), int(np.isnan(slide.vectors).any(axis=1).sum())
+    peaks = row_peaks(half)
+    bad, zero = int((peaks >= 0x7C00).sum()), int((peaks == 0).sum())
+    if bad:
+        nan = int(np.isnan(slide.vectors).any(axis=1).sum())
         why = (
             f"{nan} hold a NaN"
             if nan
             else "they hold a value that is infinite or beyond 65504, float16's largest"
         )
         raise VectorInvalid(
-            f"{rows} of {len(half)} vectors cannot be stored, {why}: extract the slide again",
+            f"{bad} of {len(half)} vectors cannot be stored, {why}: extract the slide again",
             slide_id=slide.slide_id,
         )
-    zero = ~(bits & 0x7FFF).any(axis=1) if half.shape[1] else np.zeros(len(half), bool)
-    if zero.any():
+    if zero and half.shape[1]:
         raise VectorInvalid(
-            f"{int(zero.sum())} of {len(half)} vectors are all zero: extract the slide again",
-            slide_id=slide.slide_id,
+            f"{zero} of {len(half)} vectors are all zero: extract the slide again", slide_id=slide.slide_id
         )
     return half, change
 

@@ -79,8 +79,22 @@ def assemble(tiles: TileSet, ok: NDArray[np.bool_], vectors: NDArray[np.float16]
     return SlideRows(tiles.origin_l0, tiles.tissue, ok, vectors)
 
 
+def row_peaks(half: NDArray[np.float16]) -> NDArray[np.uint16]:
+    """(N,) of (N, D) float16, the greatest magnitude in each row as its bits: 0 is a row of zeros, 0x7C00 and above one
+    that is not finite. Several times as fast as asking for either by float16's own arithmetic.
+    """
+    if not half.shape[1]:
+        return np.zeros(len(half), np.uint16)
+    peaks: NDArray[np.uint16] = (np.ascontiguousarray(half).view(np.uint16) & 0x7FFF).max(axis=1)
+    return peaks
+
+
 def to_float16(vectors: NDArray[np.float32], *, slide_id: str) -> NDArray[np.float16]:
     """(B, D) float16, or VectorInvalid: a value that is not finite, does not fit, or a row of zeros."""
+    if vectors.dtype == np.float16 and len(vectors):
+        peaks = row_peaks(vectors)  # type: ignore[arg-type]
+        if peaks.min() > 0 and peaks.max() < 0x7C00:
+            return vectors  # type: ignore[return-value]
     if not np.isfinite(vectors).all():
         raise VectorInvalid(
             "the encoder returned a NaN or infinite value: run `beph-store encoder check` on the bundle",

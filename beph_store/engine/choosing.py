@@ -137,7 +137,8 @@ def _graph_errors(opened: Runtime, bundle: Bundle) -> Iterator[None]:
         side = opened.spec.tile_px
         why = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise BundleInvalid(
-            f"the graph of {bundle.path} does not take tiles (n, {side}, {side}, 3) of uint8, as its record says: {why}",
+            f"the graph of {bundle.path} does not take tiles (n, {side}, {side}, 3) of uint8, as its "
+            f"record says: {why}",
             path=bundle.path,
         ) from error
 

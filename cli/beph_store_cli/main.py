@@ -34,6 +34,7 @@ from beph_store_cli.commands import (
     probe,
     protocol,
     query,
+    reproduce,
     search,
     serve,
     train,
@@ -82,6 +83,7 @@ embed.register(app)
 importing.register(app)
 exporting.register(app)
 train.register(app)
+reproduce.register(app)
 heatmap.register(app)
 search.register(app)
 map.register(app)

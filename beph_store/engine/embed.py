@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,11 @@ FITS: dict[str, str] = {
 }
 
 
-def find_images(paths: Sequence[str | Path]) -> list[Path | Remote]:
+@overload
+def find_images(paths: Sequence[Path]) -> list[Path]: ...
+@overload
+def find_images(paths: Sequence[str | Path]) -> list[Path] | list[Path | Remote]: ...
+def find_images(paths: Sequence[str | Path]) -> list[Path] | list[Path | Remote]:
     """Image files in the order given; a folder, here or in object storage, stands for the images in it, sorted."""
     found: list[Path | Remote] = []
     for given in paths:

@@ -208,6 +208,40 @@ def test_ranges_fetch_what_is_read_and_little_more(s3, jpeg_slide, moto):
             assert proxy.requests["GET"] == 0
 
 
+def test_reading_waits_for_the_fetch_of_many_and_does_not_go_one_by_one(s3, jpeg_slide, moto, ring):
+    with faulty(moto) as proxy, environment(proxy.server):
+        url = put(s3, "slide.svs", jpeg_slide)
+        proxy.latency_s = 0.02
+        asked = []
+        for ahead in (False, True):
+            with open_slide(url, mpp=0.5, staging=Staging(reads="ranges")) as slide:
+                reader = TileReader(slide, tile_set(slide.info, SPEC, ROW))
+                before = proxy.requests["GET"]
+                if ahead:
+                    reader.fetch_ahead(range(len(ROW)))
+                else:
+                    reader.want()
+                assert reader.read(range(len(ROW)), np.empty((len(ROW), 224, 224, 3), np.uint8)).all()
+                asked.append(proxy.requests["GET"] - before)
+            shutil.rmtree(ring)
+        assert asked[0] == asked[1] > 0
+
+
+def test_seaweedfs_serves_slides_as_well(seaweed, jpeg_slide):
+    with environment(seaweed):
+        bucket = seaweed.bucket()
+        url = put(bucket, "a/slide.svs", jpeg_slide)
+        assert names(f"{bucket}/a") == names(f"{bucket}/a/*.svs") == ["slide.svs"]
+        for reads in ("ranges", "whole"):
+            with open_slide(url, mpp=0.5, staging=Staging(reads=reads)) as slide:
+                assert slide.in_parts == (reads == "ranges")
+                assert slide.info.fingerprint == fingerprint(jpeg_slide)
+        listed = head(url)
+        put(bucket, "a/slide.svs", jpeg_slide.read_bytes()[:-1])
+        with pytest.raises(SlideChanged):
+            read_range(listed, 0, 10)
+
+
 def test_of_another_kind_of_file_the_whole_is_fetched(s3, formula_path):
     url = put(s3, "deflate.tif", formula_path)
     with open_slide(url, mpp=0.5, staging=Staging(reads="ranges")) as slide:

@@ -301,3 +301,19 @@ def test_a_pickle_in_a_head_is_not_run(head, tmp_path):
     with pytest.raises(HeadError):
         load_head(head)
     assert not mark.exists()
+
+
+# --- tensors of other tools' features -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("how", ["zip", "legacy", "pickle"])
+def test_a_payload_in_a_file_of_features_is_not_run(tmp_path, kind, how):
+    from beph_store.errors import SlideUnreadable
+    from beph_store.interop.tensors import read_pt
+
+    mark, path = tmp_path / "ran", tmp_path / "slide.pt"
+    save({"features": torch.ones(3, 4), "meta": payload(kind, mark)}, path, how)
+    with pytest.raises(SlideUnreadable):
+        read_pt(path, "slide")
+    assert not mark.exists()

@@ -77,7 +77,7 @@ class MeanOfPatches(nn.Module):
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Every tensor of a .safetensors or torch file, by name, without executing any pickle.
 
-    A ``state_dict`` or ``model`` entry of a torch file is looked into. Raises WeightsMismatch.
+    A ``state_dict``, ``model`` or ``teacher`` entry of a torch file is looked into. Raises WeightsMismatch.
     """
     if not path.is_file():
         raise WeightsMismatch(f"no weights file at {path}", path=path)
@@ -88,7 +88,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         except Exception as error:
             raise WeightsMismatch(f"{path} is not a safetensors file: {error}", path=path) from error
-    return tensors_of(path, ("state_dict", "model"))
+    return tensors_of(path, ("state_dict", "model", "teacher"))
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:

@@ -12,10 +12,11 @@ import pytest
 from beph_store.encoders import load_bundle
 from beph_store.engine.cluster import bundles, encoding
 from beph_store.engine.cluster.encoding import PartSink, Target, Wrote
+from beph_store.engine.cluster.seats import Seat
 from beph_store.engine.messages import Failed
 from beph_store.engine.pipeline import Encoded
 from beph_store.engine.report import ReadStats
-from beph_store.errors import BundleInvalid
+from beph_store.errors import BundleInvalid, ClusterUnavailable
 from beph_store.store.layout import Layout
 
 DIM = 4
@@ -105,3 +106,17 @@ def test_the_encoder_on_another_machine_is_the_same_or_refused(
     with pytest.raises(BundleInvalid):
         bundles.unpack(elsewhere)
     shutil.rmtree(folder)
+
+
+def test_a_node_that_does_not_see_the_store_or_has_another_version_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # it sets it for its own process
+    encoder = encoding.Encoder(Seat("node", 0, 1, 0, 1, 1, 1.0))
+    with pytest.raises(ClusterUnavailable, match="does not see the store at"):
+        encoder.begin(Target(Layout(tmp_path / "elsewhere"), "key", "run", DIM))
+    orders = encoding.Orders(
+        bundles.shipped(load_bundle("beph-mini")), "auto", None, None, "another version", "driver"
+    )
+    with pytest.raises(ClusterUnavailable, match="install one version everywhere"):
+        encoder.open(orders)

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_DENIED = (
+_DENIED: tuple[str, ...] = (
     "os.system",
     "os.exec",
     "os.fork",

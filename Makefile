@@ -63,7 +63,7 @@ soak: $(VENV)/.dev
 
 # The documentation as a site in build/site; a link that leads nowhere is an error.
 docs: $(VENV)/.dev
-	@$(BIN)/mkdocs build --site-dir build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --site-dir build/site
 
 # The page of `beph-store serve`, from TypeScript: only to work on it, or to make a wheel.
 PAGE := beph_store/serve/page

@@ -2,12 +2,13 @@
 
     python benchmarks/bench_remote_slides.py SLIDES… [--name remote_slides]
 
-moto (in memory) holds the slides; between it and the reader stands a relay that delays every request by the latency
-of a link and lets through so many bytes a second, all connections together. For every link and scale of the tiles
-one reader process reads all tissue tiles of all slides, and nobody encodes them: the fastest encoder there could be,
-and the worst case for the network. Ways: the files on disk; whole copies, fetched when a slide's turn comes or ahead
-of it; ranges, the same two. Bytes are those that came over the link, seconds from the first process to the last tile,
-the best of the repeats; ``ratio`` is seconds ÷ those of the files on disk at that scale in the same run.
+A server that answers as S3 does holds the slides, straight from the disk; before it stands a relay that delays every
+request by the latency of a link and lets through so many bytes a second, all connections together. For every link and
+scale of the tiles one reader process reads all tissue tiles of all slides, and nobody encodes them: the fastest encoder
+there could be, and the worst case for the network. Ways: the files on disk; whole copies, fetched when a slide's turn
+comes or ahead of it; ranges, the same two; and the default. ``small`` are the slides that are named, ``large`` the two
+largest of them, 2 × 2 times each. Bytes are those that came over the link, seconds from the first process to the last
+tile, the best of the repeats; ``ratio`` is seconds ÷ those of the files on disk at that scale in the same run.
 
 The limit of a way is max(seconds on disk, bytes ÷ the link's bytes/s). ``ingest`` does the same with an encoder on
 the CPU, on the slowest link: what is left to be waited for where encoding takes longer than fetching.
@@ -16,23 +17,24 @@ the CPU, on the slowest link: what is left to be waited for where encoding takes
 from __future__ import annotations
 
 import argparse
+import functools
 import multiprocessing
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
-import obstore
+import tifffile
 from common import conditions, write
 
 from beph_store.engine.ingest import IngestOptions, ingest
@@ -40,9 +42,9 @@ from beph_store.engine.messages import Closed, Failed, Opened
 from beph_store.engine.plan import plan
 from beph_store.engine.readers import ReaderPool, Tiles
 from beph_store.engine.staging import FetchAhead
-from beph_store.objects import open_bucket
 from beph_store.records import TileSpec
 from beph_store.slides import Staging
+from beph_store.slides.table import examine
 
 #: (name, seconds of latency, bytes a second)
 LINKS = (("20 ms, 50 MB/s", 0.020, 50e6), ("80 ms, 10 MB/s", 0.080, 10e6))
@@ -53,7 +55,10 @@ WAYS = (
     ("whole, ahead", "whole", 2),
     ("ranges", "ranges", 0),
     ("ranges, ahead", "ranges", 2),
+    ("auto, ahead", "auto", 2),
 )
+#: What an encoder on the CPU is tried with.
+WAYS_OF_INGEST = tuple(way for way in WAYS if way[0] in ("disk", "whole", "whole, ahead", "auto, ahead"))
 BUCKET = "s3://slides"
 _PIECE = 1 << 16
 
@@ -118,40 +123,116 @@ def _quiet(one: Any, client: socket.socket, server: socket.socket) -> None:
 
 
 @contextmanager
-def served(slides: Sequence[Path]) -> Iterator[Link]:
-    """The slides in a bucket behind a link, with the variables set."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
-        port = probe.getsockname()[1]
-    command = [str(Path(sys.executable).parent / "moto_server"), "-H", "127.0.0.1", "-p", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        try:
-            _wait_for(f"http://127.0.0.1:{port}/")
-            link = Link(port)
-            os.environ |= {
-                "AWS_ACCESS_KEY_ID": "bench",
-                "AWS_SECRET_ACCESS_KEY": "bench",
-                "AWS_REGION": "us-east-1",
-                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{link.port}",
-            }
-            make = urllib.request.Request(f"http://127.0.0.1:{port}/slides", method="PUT")
-            urllib.request.urlopen(make, timeout=10).close()
-            store, _ = open_bucket(BUCKET)
-            for slide in slides:
-                obstore.put(store, slide.name, slide.read_bytes())
-            yield link
-            link.close()
-        finally:
-            server.kill()
+def served(slides: Mapping[str, Sequence[Path]]) -> Iterator[Link]:
+    """The slides, by folder, in a bucket behind a link, with the variables set."""
+    files = {f"{folder}/{slide.name}": slide for folder, some in slides.items() for slide in some}
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    server = context.Process(target=bucket, args=(theirs, files), daemon=True)
+    server.start()
+    link = Link(ours.recv())
+    os.environ |= {
+        "AWS_ACCESS_KEY_ID": "bench",
+        "AWS_SECRET_ACCESS_KEY": "bench",
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{link.port}",
+    }
+    try:
+        yield link
+    finally:
+        link.close()
+        server.kill()
+        server.join()
 
 
-def _wait_for(url: str) -> None:
-    for _ in range(200):
-        try:
-            urllib.request.urlopen(url, timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.1)
-    raise SystemExit("moto did not start")
+def bucket(connection: Any, files: Mapping[str, Path]) -> None:
+    """What of S3 a reader needs: list, HEAD, and GET with a range, straight from the disk."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self) -> None:
+            self._object(b"")
+
+        def do_GET(self) -> None:
+            asked = urlsplit(self.path)
+            key = unquote(asked.path).removeprefix("/slides/")
+            if key in files:
+                first, last = self.headers["Range"].removeprefix("bytes=").split("-")
+                with files[key].open("rb") as file:
+                    file.seek(int(first))
+                    self._object(file.read(int(last) + 1 - int(first)), f"{first}-{last}")
+                return
+            prefix = parse_qs(asked.query).get("prefix", [""])[0]
+            found = "".join(
+                f"<Contents><Key>{name}</Key><Size>{path.stat().st_size}</Size><ETag>&quot;{path.name}&quot;</ETag>"
+                "<LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>"
+                for name, path in files.items()
+                if name.startswith(prefix)
+            )
+            self._answer(200, {}, f"<ListBucketResult>{found}</ListBucketResult>".encode())
+
+        def _object(self, data: bytes, span: str = "") -> None:
+            path = files.get(unquote(self.path).removeprefix("/slides/"))
+            if path is None:
+                self._answer(404, {}, b"")
+                return
+            size = path.stat().st_size
+            said = {"ETag": f'"{path.name}"', "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
+            if span:
+                self._answer(206, {**said, "Content-Range": f"bytes {span}/{size}"}, data)
+            else:
+                self._answer(200, said, b"", size)
+
+        def _answer(
+            self, status: int, headers: Mapping[str, str], data: bytes, size: int | None = None
+        ) -> None:
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(data) if size is None else size))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        connection.send(server.server_port)
+        server.serve_forever()
+
+
+def mosaic(slide: Path, folder: Path, times: int) -> Path:
+    """``times`` × ``times`` copies of a slide side by side as one, of the same compressed tiles."""
+    pages = examine(slide).tiff
+    assert pages is not None
+    path = folder / f"{slide.stem}_{times}x{times}.tif"
+    with slide.open("rb") as file, tifffile.TiffWriter(path, bigtiff=True) as out:
+        for number, page in enumerate(level for level in pages.pages if level.tiled and level.grid >= (4, 4)):
+            columns, rows = page.grid
+            order = [
+                r % rows * columns + c % columns for r in range(rows * times) for c in range(columns * times)
+            ]
+
+            def tiles(page: Any = page, order: list[int] = order) -> Iterator[bytes]:
+                for index in order:
+                    file.seek(int(page.offsets[index]))
+                    yield file.read(int(page.counts[index]))
+
+            out.write(
+                tiles(),
+                shape=(rows * times * page.tile[1], columns * times * page.tile[0], 3),
+                dtype=np.uint8,
+                tile=(page.tile[1], page.tile[0]),
+                photometric="ycbcr" if page.photometric == 6 else "rgb",
+                subsampling=(2, 2) if page.photometric == 6 else None,
+                compression="jpeg",
+                jpegtables=page.jpeg_tables or None,
+                subfiletype=1 if number else 0,
+                resolution=(20000.0, 20000.0),
+                resolutionunit="CENTIMETER",
+            )
+    return path
 
 
 def read_all(paths: Sequence[str | Path], spec: TileSpec, reads: Any, ahead: int) -> int:
@@ -181,7 +262,9 @@ def timed(link: Link, work: Any) -> tuple[float, int, Any]:
     return time.perf_counter() - start, link.passed.value - before, result
 
 
-def reading(link: Link, slides: Sequence[Path], mpps: Sequence[float], repeats: int) -> list[dict[str, Any]]:
+def reading(
+    link: Link, folder: str, slides: Sequence[Path], mpps: Sequence[float], repeats: int
+) -> list[dict[str, Any]]:
     """A row for every link, scale and way."""
     rows = []
     for mpp in mpps:
@@ -192,12 +275,13 @@ def reading(link: Link, slides: Sequence[Path], mpps: Sequence[float], repeats: 
             for way, reads, ahead in WAYS:
                 if way == "disk" and disk:
                     continue
-                paths: Sequence[str | Path] = slides if way == "disk" else [BUCKET]
-                runs = [timed(link, lambda: read_all(paths, spec, reads, ahead)) for _ in range(repeats)]  # noqa: B023
-                seconds, passed, tiles = min(runs)
+                paths: Sequence[str | Path] = slides if way == "disk" else [f"{BUCKET}/{folder}"]
+                work = functools.partial(read_all, paths, spec, reads, ahead)
+                seconds, passed, tiles = min(timed(link, work) for _ in range(repeats))
                 disk = disk or seconds
                 rows.append(
                     {
+                        "slides": folder,
                         "link": None if way == "disk" else name,
                         "mpp": mpp,
                         "way": way,
@@ -216,8 +300,8 @@ def ingesting(link: Link, slides: Sequence[Path], limit_tiles: int) -> list[dict
     """The whole job with an encoder, on the slowest link."""
     name, link.latency.value, link.rate.value = LINKS[-1]
     rows: list[dict[str, Any]] = []
-    for way, reads, ahead in WAYS:
-        paths: Sequence[str | Path] = slides if way == "disk" else [BUCKET]
+    for way, reads, ahead in WAYS_OF_INGEST:
+        paths: Sequence[str | Path] = slides if way == "disk" else [f"{BUCKET}/small"]
         options = IngestOptions(
             limit_tiles=limit_tiles, slides_ahead=ahead, slide_reads=reads or "auto", workers=1, mpp=0.5
         )
@@ -240,28 +324,39 @@ def ingesting(link: Link, slides: Sequence[Path], limit_tiles: int) -> list[dict
     return rows
 
 
+def _megabytes(slides: Sequence[Path]) -> list[float]:
+    return [round(slide.stat().st_size / 1e6, 1) for slide in slides]
+
+
 def main() -> None:
     """Run and write the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("slides", nargs="+", type=Path)
-    parser.add_argument("--mpp", nargs="+", type=float, default=[0.5, 1.0])
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument(
+        "--alone", action="store_true", help="nothing else ran on the machine; kept with the figures"
+    )
     parser.add_argument("--limit-tiles", type=int, default=64)
     parser.add_argument("--name", default="remote_slides")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["BEPH_STORE_SLIDE_CACHE"] = str(Path(folder, "ring"))
-        with served(given.slides) as link:
-            data = {
-                **conditions("obstore", "moto", "openslide-bin"),
+        by_size = sorted(given.slides, key=lambda slide: slide.stat().st_size)
+        large = [mosaic(slide, Path(folder), 2) for slide in by_size[-2:]]
+        with served({"small": given.slides, "large": large}) as link:
+            data: dict[str, Any] = {
+                **conditions("obstore", "openslide-bin"),
                 "question": "seconds and bytes of reading slides from object storage, against the files on disk",
-                "slides": len(given.slides),
-                "megabytes": round(sum(slide.stat().st_size for slide in given.slides) / 1e6, 1),
-                "reading": reading(link, given.slides, given.mpp, given.repeats),
-                "ingest": ingesting(link, given.slides, given.limit_tiles),
+                "alone": given.alone,
+                "megabytes": {"small": _megabytes(given.slides), "large": _megabytes(large)},
+                "reading": [],
             }
+            for name, slides, mpps in (("large", large, [2.0, 0.5]), ("small", given.slides, [0.5])):
+                data["reading"] += reading(link, name, slides, mpps, given.repeats)
+                write(given.name, data)  # what there is, should it be stopped
+            data["ingest"] = ingesting(link, given.slides, given.limit_tiles)
     write(given.name, data)
 
 

@@ -124,6 +124,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=25)
     parser.add_argument("--seeds", type=int, default=2, help="how often every slide is broken anew")
+    parser.add_argument(
+        "--no-suites", action="store_true", help="leave out the soak tests with servers and clusters"
+    )
     options = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="beph-soak-") as name:
@@ -132,7 +135,7 @@ def main() -> None:
             "faults": faults(folder / "faults", options.minutes),
             "slides": fuzz(_made(folder / "fuzz"), options.seeds),
             "together": crowd(_made(folder / "together"), options.minutes * 0.15),
-            "suites": suites(),
+            "suites": {} if options.no_suites else suites(),
         }
     minutes = round((time.monotonic() - began) / 60, 1)
     write("reliability", {**conditions("pylance", "openslide-bin"), "minutes": minutes, **result})

@@ -35,7 +35,9 @@ class Trial:
         (folder / "begin").mkdir(parents=True)
         OPERATIONS[name].prepare(folder / "begin")
         shutil.copytree(folder / "begin", folder / "whole")
-        trial.calls = json.loads(_child(name, folder / "whole").stdout.splitlines()[-1])
+        done = _child(name, folder / "whole")
+        assert done.returncode == 0, f"{name}, with no fault at all: {done.stderr[-3000:]}"
+        trial.calls = json.loads(done.stdout.splitlines()[-1])
         trial.whole = OPERATIONS[name].state(folder / "whole")
         return trial
 

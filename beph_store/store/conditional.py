@@ -8,6 +8,7 @@ what a server answered is remembered while the process runs.
 from __future__ import annotations
 
 import uuid
+from contextlib import suppress
 
 from beph_store.errors import StoreError
 from beph_store.objects import endpoint, parse
@@ -33,7 +34,8 @@ def require_conditional_puts(root: Place) -> None:
         _, now = probe.read_tagged()
         changed = probe.swap(second, now)
     finally:
-        probe.unlink()
+        with suppress(OSError):  # what is left of it does no harm
+            probe.unlink()
     if not created or twice or unseen or not changed:
         raise StoreError(
             f"{server[0] or root.url} ignores conditional puts, so two writers would lose each other's slides "

@@ -1,8 +1,8 @@
 """Lance tables wherever they lie: every address with its storage options, every error of a bucket in one line.
 
-A commit whose answer was lost is the trap here. The client puts a manifest, the server has it and says 500, the client
-puts it again and is told that it exists: to Lance that is somebody else's commit, so it rebases and commits the same
-fragments a second time. `append` therefore counts afterwards, and takes out what is there twice.
+A commit whose answer was lost is the trap here: the server has the manifest and says 500 until the client gives up. A
+caller that then commits again has every row twice (one lost answer Lance finds out about by itself). `append` looks
+before it commits, whatever was answered, counts afterwards, and takes out what is there twice.
 """
 
 from __future__ import annotations

@@ -1,0 +1,110 @@
+"""What does a store in a bucket cost against one on disk?
+
+    python benchmarks/bench_remote_store.py [--name remote_store] [--slides 8] [--tiles 3000]
+
+The same slides (vectors drawn at random, 1,024 long) go into a store on disk and into one on moto, a server in memory,
+behind a relay that delays what is sent to the server: by nothing, and by 20 ms, as of a region next door. Seconds of
+each step; those of a slide are the median over the slides. ``round_trips`` is (seconds at 20 ms − seconds at none)
+÷ 20 ms: requests of a step that wait for each other, which is what a longer way multiplies. A commit is of all slides
+at once. Nothing is encoded; sealing overlaps with encoding in an ingest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bench_remote_slides import served
+from common import conditions, write
+
+from beph_store.records import Recipe
+from beph_store.store import SlideRow, Store, compact, verify
+from beph_store.testing.store_parts import ENCODER, TILE, info_of, rasters_of, tiles_of
+
+DIM = 1024
+RECIPE = Recipe(TILE, dataclasses.replace(ENCODER, dim=DIM))
+LATENCY_S = 0.02
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds, and what came of it."""
+    begun = time.perf_counter()
+    found = work()
+    return time.perf_counter() - begun, found
+
+
+def measure(root: str, slides: int, tiles: int) -> dict[str, float]:
+    """Seconds of every step on a new store at ``root``."""
+    took: dict[str, float] = {}
+    vectors = np.random.default_rng(0).normal(size=(tiles, DIM)).astype(np.float32)
+    took["create"], store = timed(lambda: Store.create(root, written_by="bench"))
+    writer = store.writer(RECIPE, run="bench", encoder_source="toy", parity={})
+    claims, stages, seals = [], [], []
+    for number in range(slides):
+        name = f"{number}.svs"
+        seconds, claim = timed(lambda name=name: writer.claim(name))  # type: ignore[misc]
+        claims.append(seconds)
+        spool = writer.open_spool(claim, info_of(name), tiles_of(name, tiles))
+        spool.add(np.arange(tiles, dtype=np.int32), np.ones(tiles, bool), vectors)
+        stages.append(timed(spool.flush)[0])
+        row = SlideRow(RECIPE.key, name, "done")
+        seals.append(timed(lambda c=claim, r=row: writer.seal(c, rasters_of(), r))[0])  # type: ignore[misc]
+    took["claim a slide"] = statistics.median(claims)
+    took["stage a slide's vectors"] = statistics.median(stages)
+    took["seal a slide"] = statistics.median(seals)
+    took["commit all slides"] = timed(lambda: writer.publish(force=True))[0]
+    took["close"] = timed(writer.close)[0]
+    took["open and list slides"] = timed(lambda: Store.open(root).rows(RECIPE.key))[0]
+    bags = [timed(lambda n=n: store.bag(RECIPE.key, f"{n}.svs"))[0] for n in range(slides)]  # type: ignore[misc]
+    took["read a slide's vectors"] = statistics.median(bags)
+    took["rasters of a slide"] = timed(lambda: store.rasters(RECIPE.key, "0.svs"))[0]
+    took["flat copy, first time"] = timed(lambda: store.flat(RECIPE.key))[0]
+    took["flat copy, there"] = timed(lambda: store.flat(RECIPE.key))[0]
+    seconds, report = timed(lambda: verify(store))
+    assert report.ok, report.problems
+    took["verify"] = seconds
+    took["compact"] = timed(lambda: compact(store))[0]
+    return took
+
+
+def main() -> None:
+    """Run and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--name", default="remote_store")
+    parser.add_argument("--slides", type=int, default=8)
+    parser.add_argument("--tiles", type=int, default=3000)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, served({}) as link:
+        os.environ["BEPH_STORE_WORK"] = str(Path(folder, "work"))
+        measure(str(Path(folder, "warm")), 1, 10)
+        measure("s3://slides/warm", 1, 10)
+        disk = measure(str(Path(folder, "S")), asked.slides, asked.tiles)
+        near = measure("s3://slides/near", asked.slides, asked.tiles)
+        link.latency.value = LATENCY_S
+        far = measure("s3://slides/far", asked.slides, asked.tiles)
+    steps = [
+        {
+            "step": step,
+            "disk_s": round(disk[step], 4),
+            "bucket_s": round(near[step], 4),
+            "bucket_20ms_s": round(far[step], 4),
+            "round_trips": round((far[step] - near[step]) / LATENCY_S, 1),
+        }
+        for step in disk
+    ]
+    about = {"slides": asked.slides, "tiles": asked.tiles, "dim": DIM, "server": "moto, in memory, loopback"}
+    write(asked.name, {**conditions("pylance", "obstore", "moto"), **about, "steps": steps})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | soak | docs | page | wheel | constraints | clean | distclean
+# make demo | test | lint | bench | soak | docs | page | wheel | sbom | constraints | clean | distclean
 #
 # PYTHON  the interpreter to build the environment with (3.11 or newer)
 # VENV    where the environment is
@@ -19,7 +19,7 @@ import sys; words = ("Downloading", "Using cached", "Processing", "Building", "I
 [print("  " + line.strip()[:96], flush=True) for line in sys.stdin if line.lstrip().startswith(words)]
 endef
 
-.PHONY: help demo test lint bench soak docs page wheel constraints clean distclean
+.PHONY: help demo test lint bench soak docs page wheel sbom constraints clean distclean
 
 help:
 	@sed -n '1,5s/^# \{0,1\}//p' Makefile
@@ -78,6 +78,10 @@ wheel: | $(BIN)/python
 	@rm -rf build dist
 	@$(PIP) wheel --quiet --no-deps --wheel-dir dist .
 	@ls -l dist/*.whl
+
+# What is in the wheel's environment, as CycloneDX; and the versions with the hashes of their files.
+sbom: $(VENV)/.dev
+	@mkdir -p dist && $(BIN)/python .ci/sbom.py --extra cpu --extra serve --extra train -o dist/sbom.json
 
 constraints:
 	@rm -rf build/freeze && $(PYTHON) -m venv build/freeze

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import distributed, nn
@@ -48,7 +49,7 @@ def join(device: str = "auto") -> Place:
     return Place(rank, world, place)
 
 
-def _own_store(rank: int, world: int) -> distributed.Store | None:
+def _own_store(rank: int, world: int) -> Any:
     """Where the processes of this start alone leave word for each other.
 
     torchrun on one machine restarts them all but keeps what they had written, and a process may then call one that is
@@ -58,8 +59,9 @@ def _own_store(rank: int, world: int) -> distributed.Store | None:
     starts, machines = os.environ.get("TORCHELASTIC_RESTART_COUNT"), os.environ.get("GROUP_WORLD_SIZE")
     if starts is None or machines != "1":
         return None
-    kept, _, _ = next(distributed.rendezvous("env://", rank, world))
-    return distributed.PrefixStore(f"start-{starts}", kept)
+    c10d: Any = distributed  # which does not list these two among what it exports
+    kept, _, _ = next(c10d.rendezvous("env://", rank, world))
+    return c10d.PrefixStore(f"start-{starts}", kept)
 
 
 def leave() -> None:

@@ -6,7 +6,8 @@ The same slides (vectors drawn at random, 1,024 long) go into a store on disk an
 behind a relay that delays what is sent to the server: by nothing, and by 20 ms, as of a region next door. Seconds of
 each step; those of a slide are the median over the slides. ``round_trips`` is (seconds at 20 ms − seconds at none)
 ÷ 20 ms: requests of a step that wait for each other, which is what a longer way multiplies. A commit is of all slides
-at once. Nothing is encoded; sealing overlaps with encoding in an ingest.
+at once. The relay delays each 64 KiB that is sent, as no real link does: what uploads vectors (staging, sealing,
+compacting) is an upper bound at 20 ms. Nothing is encoded; sealing overlaps with encoding in an ingest.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from beph_store.errors import HeadError, StoreError, UsageError
 from beph_store.heads.tile_classifier import TileClassifier, save_classifier
 from beph_store.store.durable import sync_folder, write_atomic, write_json
 from beph_store.store.layout import Layout
+from beph_store.store.place import Place, children, put_folder
 
 ABOUT_FILE, LABELS_FILE = "about.json", "labels.csv"
 _FORMAT = 1
@@ -54,9 +55,11 @@ def save_tile_head(
     Raises UsageError for a name that cannot be used, NameTaken for one that is, StoreError where it cannot be written.
     """
     title, who = said(title, "name"), said(who, "who")
-    home = table.store.layout.classifiers(head.recipe_key)
+    layout = table.store.layout
     name = slug(title)
-    folder, aside = home / name, home / f".{name}.{uuid.uuid4().hex}"
+    folder = layout.classifiers(head.recipe_key) / name
+    home = layout.work / "classifiers" / head.recipe_key
+    aside = home / f".{name}.{uuid.uuid4().hex}"
     encoder = table.record.recipe.encoder
     about = {
         "format": _FORMAT,
@@ -77,8 +80,11 @@ def save_tile_head(
         write_json(aside / ABOUT_FILE, about)
         if folder.exists():
             raise NameTaken(f"a head is called {name} already: delete it, or give another name")
-        aside.rename(folder)
-        sync_folder(home)
+        if isinstance(folder, Path):
+            aside.rename(folder)
+            sync_folder(home)
+        else:
+            put_folder(aside, folder, last=ABOUT_FILE)
     except OSError as error:
         if folder.exists():  # made by another in this instant
             raise NameTaken(f"a head is called {name} already: delete it, or give another name") from None
@@ -99,25 +105,29 @@ def saved_heads(layout: Layout, key: str) -> list[dict[str, Any]]:
     return sorted(found, key=lambda about: (about["saved_at"], about["name"]))
 
 
-def saved_folder(layout: Layout, key: str, name: str) -> Path:
+def saved_folder(layout: Layout, key: str, name: str) -> Place:
     """Where a saved head lies; HeadError for a name that `saved_heads` does not list."""
     if name not in {about["name"] for about in saved_heads(layout, key)}:
         raise HeadError(f"no saved head is called {name[:60]!r}")
     return layout.classifiers(key) / name
 
 
-def packed(folder: Path) -> bytes:
+def packed(folder: Place) -> bytes:
     """A saved head as a ZIP file, without compression."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
-        for path in sorted(folder.iterdir()):
-            archive.write(path, f"{folder.name}/{path.name}")
+        for path in children(folder, "*"):
+            archive.writestr(f"{folder.name}/{path.name}", path.read_bytes())
     return file.getvalue()
 
 
 def remove_saved(layout: Layout, key: str, name: str) -> None:
     """Delete a saved head; HeadError where there is none, StoreError where it stays."""
     folder = saved_folder(layout, key, name)
+    if not isinstance(folder, Path):
+        (folder / ABOUT_FILE).unlink()
+        folder.remove_below()
+        return
     away = folder.with_name(f".{name}.{uuid.uuid4().hex}")
     try:
         folder.rename(away)

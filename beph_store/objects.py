@@ -56,7 +56,9 @@ _STATUS = re.compile(r"status(?: code)?: (\d{3})")
 _NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist", re.IGNORECASE)
 
 #: How ``object_store`` begins what it says.
-_FROM_STORAGE = re.compile(r"Generic (S3|GCS|MicrosoftAzure) error|Error performing [A-Z]+ http|credentials provider")
+_FROM_STORAGE = re.compile(
+    r"Generic (S3|GCS|MicrosoftAzure) error|Error performing [A-Z]+ http|credentials provider"
+)
 
 _CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",

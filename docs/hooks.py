@@ -19,7 +19,9 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
 def _outside(page: str, target: str) -> str:
     """The address of a file of the project that is no page; links between pages stay as they are."""
     path = posixpath.normpath(posixpath.join("docs", posixpath.dirname(page), target))
-    return target if path.startswith("docs/") and path.endswith((".md", ".png", ".jpg")) else REPOSITORY + path
+    return (
+        target if path.startswith("docs/") and path.endswith((".md", ".png", ".jpg")) else REPOSITORY + path
+    )
 
 
 def _commands() -> str:

@@ -189,7 +189,9 @@ def check_shapes(weights: Weights, expected: Mapping[str, tuple[int, ...]]) -> N
                 f"the head's weights do not fit its record: {name} is {weights[name].shape}, not {shape}"
             )
         if weights[name].dtype.kind != "f" or not np.isfinite(weights[name]).all():
-            raise HeadError(f"the head's weights cannot be used: {name} is not all finite numbers; train it again")
+            raise HeadError(
+                f"the head's weights cannot be used: {name} is not all finite numbers; train it again"
+            )
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -66,7 +66,9 @@ def _under(folder: str) -> Iterator[tuple[str, Remote]]:
         for page in obstore.list(store, prefix=f"{key}/" if key else None):
             for meta in page:
                 name = meta["path"][start:]
-                if name and not {"", ".", ".."} & set(name.split("/")):  # a key may be anything; a path may not
+                if name and not {"", ".", ".."} & set(
+                    name.split("/")
+                ):  # a key may be anything; a path may not
                     yield name, of_meta(f"{folder.rstrip('/')}/{name}", meta)
 
 

@@ -78,7 +78,9 @@ def test_duckdb_joins_them(opened: OpenStore) -> None:
              LEFT JOIN predictions p USING (slide_id) GROUP BY ALL"""
     assert opened.duckdb().sql(sql).fetchall() == [("case-a", opened.labels().collect().height)]
     with_vectors = opened.duckdb(vectors=True)
-    found = with_vectors.sql("SELECT embedding FROM tiles WHERE slide_id = 'a.svs' AND tile = 0").fetchall()[0]
+    found = with_vectors.sql("SELECT embedding FROM tiles WHERE slide_id = 'a.svs' AND tile = 0").fetchall()[
+        0
+    ]
     np.testing.assert_array_equal(found[0], vectors_of("a.svs", 1)[0])
     assert with_vectors.sql("SELECT count(*) FROM slide_labels").fetchall() == [(0,)]
 

@@ -142,10 +142,12 @@ def _find(name: str | Path) -> Path:
         entry = ENCODERS[str(name)]
         if entry.bundle is not None:
             return entry.bundle
-        pull = "" if entry.source is None else f"`beph-store encoder pull {entry.name}`, then "
+        pull = (
+            "" if entry.source is None else f"`beph-store encoder pull {entry.name}` if you have none, then "
+        )
         raise UnknownEncoder(
-            f"{entry.name} ships without weights: run {pull}`beph-store encoder export {entry.name} --out FOLDER` "
-            "(or with --weights FILE), and pass FOLDER as the encoder"
+            f"{entry.name} ships without weights: run {pull}`beph-store encoder export {entry.name} --weights FILE "
+            "--out FOLDER` (pulled ones need no --weights), and pass FOLDER as the encoder"
         )
     if str(name).startswith(TIMM):
         raise UnknownEncoder(

@@ -98,6 +98,7 @@ def seaweed_server() -> Iterator[Server]:
             "dir": data, "ip": "127.0.0.1", "ip.bind": "127.0.0.1", "master.port": master, "volume.port": volume,
             "filer.port": filer, "s3.port": s3, "s3.config": config, "master.port.grpc": grpc[0],
             "volume.port.grpc": grpc[1], "filer.port.grpc": grpc[2], "s3.port.grpc": grpc[3],
+            "s3.port.iceberg": 0, "s3.port.lance": 0,  # fixed ports: a second server beside it would end at once
             "volume.max": 400, "master.volumeSizeLimitMB": 64,
         }  # fmt: skip
         command = [_script("weed"), "server", "-s3", *(f"-{name}={value}" for name, value in options.items())]

@@ -292,7 +292,7 @@ def streams_end(server: Server) -> None:
     streams = [stream(server) for _ in range(5)]
     began = time.monotonic()
     assert server.stop() == (0, "")
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 20  # without the news it would wait for them for ever
     for lines in streams:
         with lines:
             lines.read()  # to the end, which was told

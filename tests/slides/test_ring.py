@@ -183,7 +183,9 @@ def test_a_killed_process_leaves_what_the_next_one_goes_on_with(s3, moto, folder
         before = proxy.sent
         with Copy(head(url), Staging()) as copy:
             assert copy.whole().read_bytes() == content
-        assert proxy.sent - before <= len(content) - 2 * MB + 4096  # headers of the answers are counted as well
+        assert (
+            proxy.sent - before <= len(content) - 2 * MB + 4096
+        )  # headers of the answers are counted as well
         assert not list(folder.glob("~*"))
 
 

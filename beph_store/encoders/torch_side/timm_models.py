@@ -36,7 +36,7 @@ def load_timm(
     require_architecture(model_name)
     dropped: tuple[str, ...] = ()
     if weights is None:
-        model = _from_hub(model_name)
+        model = from_hub(model_name)
     else:
         model, dropped = _from_file(model_name, Path(weights))
     config = timm.data.resolve_model_data_config(model)
@@ -52,7 +52,8 @@ def require_architecture(model_name: str) -> None:
         )
 
 
-def _from_hub(model_name: str) -> nn.Module:
+def from_hub(model_name: str) -> nn.Module:
+    """The weights of a model that timm names, without its classifier; EncoderError where they cannot be fetched."""
     try:
         model: nn.Module = timm.create_model(model_name, pretrained=True, num_classes=0)
     except Exception as error:

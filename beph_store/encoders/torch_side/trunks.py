@@ -28,7 +28,8 @@ from beph_store.encoders.torch_side.beph import (
     read_layout,
 )
 from beph_store.encoders.torch_side.loaded import Loaded, MeanOfPatches, mismatch, read_tensors
-from beph_store.errors import EncoderError, UsageError
+from beph_store.encoders.torch_side.timm_models import from_hub
+from beph_store.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +107,7 @@ def trunk_from_timm(weights: str | Path | None = None) -> tuple[nn.Module, Size]
     reached, WeightsMismatch for a file that is something else.
     """
     size = SIZES["base"]
-    if weights is None:
-        try:
-            source = timm.create_model(TIMM_BASE, pretrained=True, num_classes=0).state_dict()
-        except Exception as error:
-            raise EncoderError(
-                f"the weights of {TIMM_BASE} could not be fetched from the Hugging Face hub ({type(error).__name__}): "
-                "offline? Fetch the model's file on another machine and pass it with --weights"
-            ) from error
-    else:
-        source = read_tensors(Path(weights))
+    source = from_hub(TIMM_BASE).state_dict() if weights is None else read_tensors(Path(weights))
     tables = [source[k] for k in sorted(source) if k.endswith(f"attn.{TABLE}")]
     trunk = make_trunk(size)
     own = {k: v for k, v in trunk.state_dict().items() if not k.endswith(INDEX)}

@@ -63,20 +63,7 @@ def store_tiles(
     """
     asked = wanted or Wanted()
     table = open_table(store, recipe=recipe, progress=progress)
-    columns = dataclasses.replace(asked.columns, conflicts="keep")
-    if labels is None:
-        by = "tile"
-        found = _of_tiles(table, kept_labels(table, columns))
-    elif names_tiles(labels):
-        by = "tile"
-        found = _of_tiles(table, read_tile_labels(labels, columns))
-    else:
-        read = read_labels(labels, "classify", columns)
-        by = "slide" if read.by_slide else "case"
-        if read.by_slide:
-            found = _of_slides(table, read)
-        else:  # a case of such a table has one label
-            found = _of_cases(table, read_labels(labels, "classify", asked.columns))
+    by, found = _labelled(table, labels, asked)
     notes: tuple[str, ...] = ()
     if asked.where is not None:
         found, notes = _filtered(table, found, asked.where)
@@ -115,6 +102,20 @@ def store_tiles(
         },
         vectors=table.flat.vectors[place].astype(np.float32),
     )
+
+
+def _labelled(table: SearchTable, labels: str | Path | None, asked: Wanted) -> tuple[str, _Found]:
+    """What the labels are of (tile, slide or case), and the rows that have one."""
+    columns = dataclasses.replace(asked.columns, conflicts="keep")
+    if labels is None:
+        return "tile", _of_tiles(table, kept_labels(table, columns))
+    if names_tiles(labels):
+        return "tile", _of_tiles(table, read_tile_labels(labels, columns))
+    read = read_labels(labels, "classify", columns)
+    if read.by_slide:
+        return "slide", _of_slides(table, read)
+    # A case of such a table has one label.
+    return "case", _of_cases(table, read_labels(labels, "classify", asked.columns))
 
 
 def _recorded(table: SearchTable) -> dict[str, str]:

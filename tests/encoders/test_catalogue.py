@@ -346,9 +346,8 @@ def check_export(entry, tmp_path):
 
 def test_names_say_what_to_run(monkeypatch, tmp_path):
     monkeypatch.setenv("BEPH_STORE_CACHE", str(tmp_path))
-    with pytest.raises(
-        UnknownEncoder, match="encoder pull kaiko-vits16`, then `beph-store encoder export kaiko"
-    ):
+    both = r"encoder pull kaiko-vits16` if .*, then `beph-store encoder export kaiko-vits16 --weights FILE"
+    with pytest.raises(UnknownEncoder, match=both):
         load_bundle("kaiko-vits16")
     with pytest.raises(UnknownEncoder, match="did you mean virchow2"):
         load_bundle("virchow-2")

@@ -54,6 +54,23 @@ def _import(folder: Path) -> None:
     assert not report.failed, report.failed
 
 
+def _laid_out(folder: Path) -> None:
+    """What CLAM leaves of three slides, the last of them larger."""
+    from tests.interop import layouts
+
+    for seed, tiles in enumerate((12, 9, 40)):
+        layouts.clam(folder / "features", layouts.draw(f"s{seed}", tiles, seed=seed), pt=False)
+
+
+def _import_clam(folder: Path) -> None:
+    from beph_store.engine.importing import ImportOptions, import_features
+
+    options = ImportOptions(encoder_name="drawn", mpp=0.5)
+    report = import_features("clam", folder / "features", folder / "S", options=options)
+    assert not report.failed, report.failed
+    assert len(report.slides) == 3, report.slides
+
+
 def _stored(folder: Path) -> None:
     _features(folder, 24)
     _import(folder)
@@ -185,6 +202,7 @@ def _nothing(folder: Path) -> None:
 OPERATIONS = {
     "ingest": Operation(_draw, _ingest, _rows),
     "import": Operation(_nothing, _import, _rows),
+    "import-clam": Operation(_laid_out, _import_clam, _rows),
     "compact": Operation(_fragmented, _compact, _rows),
     "index": Operation(_much_stored, _index, _indexed),
     "train": Operation(_stored, _train, _predictions),

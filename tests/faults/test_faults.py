@@ -6,7 +6,7 @@ from tests.faults.harness import Trial
 from tests.faults.operations import OPERATIONS
 
 #: Points that every run tries; ``--soak`` goes through all of them.
-FEW = {"ingest": 4, "import": 3, "compact": 3, "index": 1, "train": 1, "pretrain": 1}
+FEW = {"ingest": 4, "import": 3, "import-clam": 2, "compact": 3, "index": 1, "train": 1, "pretrain": 1}
 
 
 @pytest.fixture(scope="module")

@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
 
-
-def call(*arguments: object, code: int = 0, cwd: Path | None = None) -> tuple[str, str]:
-    command = [sys.executable, "-m", "beph_store_cli", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
-    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout, done.stderr
-
-
-def call_json(*arguments: object, code: int = 0) -> dict[str, Any]:
-    out, _ = call(*arguments, "--json", code=code)
-    assert out.count("\n") == 1, out
-    return json.loads(out)
+from .calling import call, call_json, one_object, spawn
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +35,21 @@ def test_info_verify_and_slides_agree(store: Path) -> None:
     assert (checked["ok"], checked["problems"], checked["tiles"]) == (True, [], 10)
     (slide,) = call_json("slides", store)["slides"]
     assert (slide["slide_id"], slide["tiles"], slide["mpp_source"]) == ("drawn.tif", 10, "tiff")
+
+
+def test_a_process_of_its_own_ends_like_that_too(store: Path, tmp_path: Path) -> None:
+    """The other tests call within this process; here are the real streams and the real exit codes."""
+    out, err = spawn("verify", store, "--json")
+    assert (one_object(out)["ok"], err) == (True, "")
+    assert "beph-mini" in spawn("info", store)[0]
+    out, err = spawn("info", tmp_path / "none", "--json", code=1)
+    assert one_object(out)["ok"] is False
+    assert err.startswith("error: no store at")
+    assert err.count("\n") == 1
+    assert "Traceback" in spawn("info", tmp_path / "none", "--debug", code=1)[1]
+    out, err = spawn("ingest", "--store", "S", "--json", code=2, cwd=tmp_path)
+    assert one_object(out)["ok"] is False
+    assert err.startswith("error: ")
 
 
 def test_recipes_that_differ_in_their_grid_look_different(drawn_slide, tmp_path: Path) -> None:

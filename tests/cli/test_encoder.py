@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 
-from tests.cli.test_contract import call, call_json
+from tests.cli.calling import call, call_json
 from tests.encoders.conftest import save, seeded_state
 from tests.encoders.servers import serving
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +11,7 @@ import pytest
 from PIL import Image
 
 from ..engine.study.conftest import Planted, plant
-
-
-def call(*arguments: object, code: int = 0) -> tuple[str, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "beph_store_cli", *map(str, arguments)], capture_output=True, text=True
-    )
-    assert done.returncode == code, done.stderr
-    return done.stdout, done.stderr
-
-
-def call_json(*arguments: object, code: int = 0) -> dict[str, Any]:
-    return json.loads(call(*arguments, "--json", code=code)[0])  # type: ignore[no-any-return]
+from .calling import call, call_json
 
 
 @pytest.fixture(scope="module")

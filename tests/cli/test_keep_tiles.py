@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.cli.test_contract import call, call_json
+from tests.cli.calling import call, call_json
 
 
 def test_keeping_tiles(drawn_slide, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from beph_store_cli.main import main
 
 from ..engine.leaderboard.conftest import draw_set
-from .test_probe import call, call_json
+from .calling import call, call_json
 
 QUICK = (
     "--folds", 3, "--shots", "1", "--shot-draws", 2, "--draws", 20, "--perturbed-tiles", 2, "--speed-seconds", 0,

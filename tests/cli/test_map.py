@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from ..engine.study.conftest import plant
-from .test_contract import call, call_json
+from .calling import call, call_json
 
 
 @pytest.fixture(scope="module")

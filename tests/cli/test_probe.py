@@ -2,33 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from typing import Any
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from ..engine.study.conftest import Planted, plant
-
-
-def call(*arguments: object, code: int = 0) -> tuple[str, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "beph_store_cli", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == code, done.stderr
-    return done.stdout, done.stderr
-
-
-def call_json(*arguments: object, code: int = 0) -> dict[str, Any]:
-    out = call(*arguments, "--json", code=code)[0]
-    assert out.count("\n") == 1
-    return json.loads(out)  # type: ignore[no-any-return]
+from .calling import call, call_json
 
 
 @pytest.fixture(scope="module")

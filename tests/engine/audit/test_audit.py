@@ -23,7 +23,7 @@ from beph_store.testing.pyramid import write_pyramid
 from beph_store.testing.synthetic import SlidePlan, demo_cohort, draw
 from beph_store.testing.tiff import Coding, TiledTiff
 
-from ...cli.test_contract import call, call_json
+from ...cli.calling import call, call_json
 
 SIZE = 2048
 COPY, ODD, HOSTILE = "copied.tif", "odd.tif", 'a"&<i>.tif'

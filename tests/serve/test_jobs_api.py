@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from starlette.testclient import TestClient
 from beph_store.engine.study.kept import keep_table
 from beph_store.errors import UsageError
 from beph_store.serve.desk import Folders
-from beph_store.serve.jobs.queue import NewJob
+from beph_store.serve.jobs.queue import Busy, Jobs, NewJob
 from beph_store.serve.jobs.record import read
 from beph_store.store import Store
 from beph_store_cli.commands import serve as command
@@ -269,6 +271,34 @@ def test_the_queue_has_an_end(client, planted, monkeypatch) -> None:
     monkeypatch.setattr("beph_store.serve.jobs.queue.MOST_OPEN", 1)
     post(client, {"kind": "index", "recipe": planted.key})
     post(client, {"kind": "index", "recipe": planted.key}, 409)
+
+
+def test_many_who_ask_at_once_do_not_get_past_the_end_of_the_queue(client, planted, monkeypatch) -> None:
+    monkeypatch.setattr("beph_store.serve.jobs.queue.MOST_OPEN", 10)
+    body = {"kind": "index", "recipe": planted.key}
+    with ThreadPoolExecutor(16) as threads:
+        answers = list(threads.map(lambda _: client.post("/api/jobs", json=body), range(100)))
+    assert Counter(answer.status_code for answer in answers) == {202: 10, 409: 90}
+    refusals = {answer.json()["error"] for answer in answers if answer.status_code == 409}
+    assert refusals == {"10 jobs are waiting: cancel some, or wait"}
+    assert len(client.get("/api/jobs").json()["jobs"]) == 10
+    assert not list(desk_of(client).jobs.root.glob(".new-*"))
+
+
+def test_many_threads_of_one_queue_do_not_get_past_its_end(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("beph_store.serve.jobs.queue.MOST_OPEN", 5)
+    jobs = Jobs(tmp_path / "jobs")
+
+    def ask(number: int) -> bool:
+        try:
+            jobs.submit(NewJob("index", str(number), {}, None, {}))
+        except Busy:
+            return False
+        return True
+
+    with ThreadPoolExecutor(16) as threads:
+        assert sum(threads.map(ask, range(48))) == 5
+    assert len(jobs.all()) == 5
 
 
 def test_many_jobs_are_listed_quickly_and_a_stranger_among_them_is_passed_over(client, planted) -> None:

@@ -64,6 +64,8 @@ class Jobs:
     #: Keepers that this process started and has to wait for.
     _children: set[int] = field(default_factory=set)
     _wake: threading.Event = field(default_factory=threading.Event)
+    #: Held from the count of what is open to the job that is one more: many may ask at once.
+    _asking: threading.Lock = field(default_factory=threading.Lock)
     _closed: bool = False
     _thread: threading.Thread | None = None
     #: Jobs that have ended, by id, and the stamp of the record that says so.
@@ -92,8 +94,14 @@ class Jobs:
         """Put a job into the queue, for good. Busy where too many wait already."""
         if not CAN_RUN:
             raise Busy("jobs need file locks that can be handed to a child: run the server on Linux or macOS")
-        if sum(not job.ended for job in self.all()) >= MOST_OPEN:
-            raise Busy(f"{MOST_OPEN} jobs are waiting: cancel some, or wait")
+        with self._asking:
+            if sum(not job.ended for job in self.all()) >= MOST_OPEN:
+                raise Busy(f"{MOST_OPEN} jobs are waiting: cancel some, or wait")
+            job = self._queued(new)
+        self._wake.set()
+        return job
+
+    def _queued(self, new: NewJob) -> Job:
         created = now()
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
         job = Job(name, new.kind, new.title, new.options, created, new.recipe, new.work)
@@ -110,7 +118,6 @@ class Jobs:
         write(aside, job)
         aside.root.rename(self.root / name)
         sync_folder(self.root)
-        self._wake.set()
         return job
 
     def cancel(self, job: str) -> Job:

@@ -8,6 +8,7 @@ unless its telemetry package cannot be imported: so here it cannot.
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections import deque
 from functools import cache
@@ -47,12 +48,19 @@ class OpenVino:
         self._piece = -(-batch // streams)
         self._compiled = compiled
         self._own: Streams | None = None
+        self._turn = threading.Lock()
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See ``Runtime.encode``."""
+        """See ``Runtime.encode``. Threads take turns: a request is one caller's at a time."""
         tiles = check_tiles(pixels, self.spec)
+        with self._turn:
+            stream, self._own = self._own or self.stream(), None
+            found = self._encode(stream, tiles)
+            self._own = stream  # after an error, one with requests under way is not used again
+        return found
+
+    def _encode(self, stream: Streams, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         found = np.empty((len(tiles), self.spec.dim), np.float32)
-        self._own = stream = self._own or self.stream()
         done = 0
         # The batch stays dynamic: unlike ONNX Runtime's, the bits came out the same for every size tried.
         piece = max(1, min(self._piece, -(-len(tiles) // self._streams)))
@@ -107,7 +115,14 @@ class Streams:
         self.start(self.buffer()[:count])
 
     def start(self, tiles: NDArray[np.uint8]) -> None:
-        """Encode tiles that lie elsewhere; they must stay as they are until collected."""
+        """Encode tiles that lie elsewhere; they must stay as they are until collected.
+
+        RuntimeError with ``depth`` under way: the request whose turn it is has not been collected.
+        """
+        if len(self._started) == self.depth:
+            raise RuntimeError(
+                f"{self.depth} batches are under way: collect one before the next is submitted"
+            )
         self._requests[self._next].start_async({0: tiles}, share_inputs=True)
         self._started.append((self._next, time.perf_counter(), tiles))
         self._next = (self._next + 1) % self.depth

@@ -1,5 +1,6 @@
 """OpenVINO on the CPU, beyond the contract: what it computes in, on which cores, and that it tells nobody."""
 
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -52,6 +53,27 @@ def test_bf16_is_refused_where_the_processor_lacks_it():
     with pytest.raises(RuntimeUnavailable, match=r"^Old CPU has no bf16 .*: use --precision fp32$"):
         openvino._hint(old, "bf16")
     assert (openvino._hint(old, "fp32"), openvino._hint(old, "int8")) == ("f32", "f32")
+
+
+def test_threads_may_share_it(start):
+    pixels = probe_tiles(count=12)
+    runtime = start("fp32", 2)
+    whole = runtime.encode(pixels)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(runtime.encode, [pixels] * 8):
+            np.testing.assert_array_equal(found, whole)
+
+
+def test_a_request_that_was_not_collected_is_not_used_again(start):
+    stream = start("fp32", 1).stream()
+    for _ in range(stream.depth):
+        stream.submit(1)
+    with pytest.raises(RuntimeError, match="collect one before"):
+        stream.submit(1)
+    for _ in range(stream.depth):
+        stream.collect()
+    stream.submit(1)
+    stream.collect()
 
 
 @pytest.mark.soak

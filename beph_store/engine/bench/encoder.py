@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -83,16 +84,21 @@ def bench_encoder(
 
 
 def rate(stream: Stream, pixels: NDArray[np.uint8], seconds: float) -> tuple[float, float]:
-    """(tiles a second, busy share) of full batches of ``pixels`` (n, H, W, 3), filled in by copy as ingest does."""
+    """(tiles a second, busy share) of full batches of ``pixels`` (n, H, W, 3), filled in by copy as ingest does.
+
+    Leaves nothing under way: the stream may be timed again.
+    """
     for _ in _batches(stream, pixels, 1 + stream.depth):
         pass
     busy, done, start = stream.busy, 0, time.perf_counter()
-    for count in _batches(stream, pixels, None):
-        done += count
-        if time.perf_counter() - start >= seconds:
-            break
-    spent = time.perf_counter() - start
-    return done / spent, min(1.0, (stream.busy - busy) / spent)
+    with closing(_batches(stream, pixels, None)) as batches:
+        for count in batches:
+            done += count
+            spent = time.perf_counter() - start
+            if spent >= seconds:
+                break
+        share = (stream.busy - busy) / spent
+    return done / spent, min(1.0, share)
 
 
 def tiles_like(runtime: Runtime, most: int = 256) -> NDArray[np.uint8]:
@@ -153,22 +159,24 @@ def _timed(bundle: Bundle, choice: Choice, options: BenchOptions) -> EncoderRate
     )
 
 
-def _batches(stream: Stream, pixels: NDArray[np.uint8], most: int | None) -> Iterator[int]:
-    """Tiles of each batch as it comes back, ``most`` batches or for ever."""
+def _batches(stream: Stream, pixels: NDArray[np.uint8], most: int | None) -> Generator[int, None, None]:
+    """Tiles of each batch as it comes back, ``most`` batches or until it is closed, which collects all the same."""
     under_way: deque[int] = deque()
     sent = at = 0
-    while most is None or sent < most:
-        buffer = stream.buffer()
-        if at + len(buffer) > len(pixels):
-            at = 0
-        buffer[:] = pixels[at : at + len(buffer)]
-        at += len(buffer)
-        stream.submit(len(buffer))
-        under_way.append(len(buffer))
-        sent += 1
-        while len(under_way) >= stream.depth:
+    try:
+        while most is None or sent < most:
+            buffer = stream.buffer()
+            if at + len(buffer) > len(pixels):
+                at = 0
+            buffer[:] = pixels[at : at + len(buffer)]
+            at += len(buffer)
+            stream.submit(len(buffer))
+            under_way.append(len(buffer))
+            sent += 1
+            while len(under_way) >= stream.depth:
+                stream.collect()
+                yield under_way.popleft()
+    finally:
+        while under_way:
             stream.collect()
-            yield under_way.popleft()
-    while under_way:
-        stream.collect()
-        yield under_way.popleft()
+            under_way.popleft()

@@ -56,6 +56,28 @@ def test_every_tile_that_is_counted_was_encoded():
     assert set(seen) == {4}
 
 
+def test_a_stream_can_be_timed_again():
+    """As a leaderboard does, round after round: what is left under way would be submitted over."""
+
+    class Deep(Direct):
+        depth = 3
+        under_way = 0
+
+        def submit(self, count):
+            assert self.under_way < self.depth, "submitted with as many under way as it bears"
+            self.under_way += 1
+            super().submit(count)
+
+        def collect(self):
+            self.under_way -= 1
+            return super().collect()
+
+    stream = Deep(lambda tiles: np.zeros((len(tiles), 4), np.float32), (4, 8, 8, 3))
+    for _ in range(3):
+        rate(stream, np.zeros((10, 8, 8, 3), np.uint8), 0.01)
+        assert stream.under_way == 0
+
+
 def test_the_count_of_operations_is_that_of_the_architecture():
     """beph-mini: 196 tokens; a stem of convolutions and its transformer come to 1.9 GFLOP."""
     assert load_bundle("beph-mini").flop_per_tile == 1_908_198_016

@@ -10,6 +10,7 @@ from beph_store.errors import BephStoreError
 from beph_store.records import SlideOutcome
 from beph_store.slides import fingerprint
 from beph_store.store import RecipeWriter, SlideRow
+from beph_store.store.known import Known
 
 Finish = Callable[[SlideOutcome], None]
 
@@ -21,13 +22,14 @@ class Intake:
         self._writer = writer
         self._finish = finish
         self._replace = replace
-        self._known = writer.known()
+        self._known = Known(writer.registry, writer.key)
         self.busy: list[SlideTask] = []
         self.replaced: dict[str, str | None] = {}
 
     def triage(self, tasks: Sequence[SlideTask]) -> list[SlideTask]:
         """The tasks that are left once the finished and the hopeless ones are told off."""
-        return [task for task in tasks if not self._settled(task, self._known.get(task.slide_id))]
+        known = self._known.rows()
+        return [task for task in tasks if not self._settled(task, known.get(task.slide_id))]
 
     def admit(self, task: SlideTask) -> bool:
         """Claim the slide for reading. False if there is nothing to read, or another process has it."""
@@ -35,8 +37,8 @@ class Intake:
         if claim is None:
             self.busy.append(task)
             return False
-        # Another process may have finished it since `known` was read.
-        if self._settled(task, self._writer.registry.get(self._writer.key, task.slide_id)):
+        # Another process may have finished it since the tasks were triaged.
+        if self._settled(task, self._known.get(task.slide_id)):
             self._writer.release(task.slide_id)
             return False
         sealed = self._writer.recover(claim)
@@ -50,7 +52,6 @@ class Intake:
         tasks, self.busy = self.busy, []
         if tasks:
             time.sleep(wait_seconds)
-            self._known = self._writer.known()
         return tasks
 
     def _settled(self, task: SlideTask, row: SlideRow | None) -> bool:

@@ -9,7 +9,7 @@ a slide, exactly one gets that row.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -165,6 +165,16 @@ class Registry:
         key = registry_key(recipe, slide_id).replace("'", "''")
         with _readable(self.path):
             return next(iter(_records(self.dataset().to_table(filter=f"key = '{key}'"))), None)
+
+    def rows_in(
+        self, table: lance.LanceDataset, fragments: Sequence[lance.LanceFragment], recipe: str
+    ) -> list[SlideRow]:
+        """The rows of one recipe in those fragments of a version of the table."""
+        if not fragments:
+            return []
+        with _readable(self.path):
+            where = f"recipe = {quoted(recipe)}"
+            return _records(table.scanner(fragments=list(fragments), filter=where).to_table())
 
     def put(self, rows: Iterable[SlideRow]) -> None:
         """Insert or update rows by key, in one version.

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 SCHEMES = ("s3", "gs", "az")
+#: ``Path("s3://b")`` is ``s3:/b``: what a command line made a path of is still an address.
+_ADDRESS = re.compile(r"(s3|gs|az):/+(?=[^/])", re.IGNORECASE)
+#: What copies a folder between a disk and a bucket.
+_COPIES = {"s3": "aws s3 sync", "gs": "gcloud storage rsync -r", "az": "azcopy copy --recursive"}
 #: Seconds: to connect, for one request, and from the first try of a request to its last.
 CONNECT_S, REQUEST_S, RETRY_S = 5, 60, 30
 #: A server that answers 500 or 503, or drops the connection, is asked this often again.
@@ -83,6 +87,29 @@ class Address:
 def is_url(text: object) -> bool:
     """Whether this is an address in object storage, and not a path."""
     return isinstance(text, str) and text.partition("://")[0].lower() in SCHEMES and "://" in text
+
+
+def address_in(path: object) -> str | None:
+    """The address that a path was made of, with its two slashes; None for a path on a disk."""
+    found = _ADDRESS.match(str(path))
+    return f"{found[1].lower()}://{str(path)[found.end() :]}" if found else None
+
+
+def require_disk(path: object, what: str, *, out: bool = False) -> None:
+    """UsageError for an address where ``what`` is read from a disk, or with ``out`` written to one; names the cure."""
+    url = address_in(path)
+    if url is None:
+        return
+    address = parse(url)
+    copy = _COPIES[address.scheme]
+    cure = (
+        f"write to DIR, then `{copy} DIR {address}`"
+        if out
+        else f"`{copy} {address} DIR` first, then pass DIR"
+    )
+    raise UsageError(
+        f"{what} to a disk, not to object storage: {cure}" if out else f"{what} from a disk: {cure}"
+    )
 
 
 def parse(url: str) -> Address:

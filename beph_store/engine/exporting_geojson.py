@@ -18,6 +18,7 @@ from beph_store.errors import UsageError
 from beph_store.interop.geojson import area_feature, collection, tile_feature
 from beph_store.interop.outlines import outlines
 from beph_store.interop.regions import Polygon
+from beph_store.objects import require_disk
 from beph_store.store import SlideRow, Store
 
 What = Literal["tiles", "tissue", "labels", "heatmap"]
@@ -63,6 +64,7 @@ def export_geojson(
     Polygons are in level-0 px from the top left. Raises UsageError, RecipeMismatch, UnknownSlide, and HeadError for a
     head that does not fit.
     """
+    require_disk(out, "an export is written", out=True)
     asked = options or GeoJsonOptions()
     opened = Store.open(store)
     key = opened.recipe(asked.recipe).recipe.key

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from beph_store.errors import UsageError
+from beph_store.objects import require_disk
 
 #: What a process leaves that dies while it writes a file aside, see `store.durable.write_atomic`.
 _ASIDE = re.compile(r"\.(.+)\.[0-9a-f]{32}")
@@ -17,6 +18,7 @@ def check_folder(out: Path, known: Collection[str]) -> None:
 
     Files that a killed run was writing aside are removed. Raises UsageError for a folder that holds other things.
     """
+    require_disk(out, "results are written", out=True)
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file: choose a folder", path=out)
     names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []

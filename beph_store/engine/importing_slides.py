@@ -10,6 +10,7 @@ import polars as pl
 
 from beph_store.engine.reader_process import OVERVIEW_MPP, thumbnail
 from beph_store.errors import SlideError, UsageError
+from beph_store.objects import require_disk
 from beph_store.records import Rasters, SlideInfo
 from beph_store.slides import find_slides, is_slide, open_slide
 from beph_store.tissue import find_tissue
@@ -52,6 +53,8 @@ class Hand:
     @classmethod
     def find(cls, folder: Path | None, manifest: Path | None) -> Hand:
         """The slides under ``folder`` and the rows of ``manifest``; UsageError where either cannot be read."""
+        require_disk(folder, "--slides are read")
+        require_disk(manifest, "a manifest is read")
         slides: dict[str, list[tuple[str, Path]]] = {}
         for slide_id, path in find_slides(folder) if folder is not None else []:
             names = {name_of(slide_id), name_of(path.name)}

@@ -49,17 +49,17 @@ def open_atlaspatch(found: Found) -> SlideFeatures:
         overlap = h5.number(stated, "overlap")
         width, height = h5.whole(stated, "level0_width"), h5.whole(stated, "level0_height")
     return SlideFeatures(
-        found.slide_id,
-        vectors,
-        origin,
-        footprint,
-        tile_px,
-        None,
-        None,
-        (width, height) if width and height else None,
-        found.encoder,
-        found.path,
-        stated,
+        slide_id=found.slide_id,
+        vectors=vectors,
+        origin_l0=origin,
+        footprint_l0=footprint,
+        tile_px=tile_px,
+        mpp=None,
+        mpp_l0=None,
+        size_l0=(width, height) if width and height else None,
+        encoder=found.encoder,
+        path=found.path,
+        attributes=stated,
         # A gap between tiles is stated as an overlap of 0, so that 0 says nothing of the step.
         stride_px=tile_px - int(overlap) if overlap and 0 < overlap < tile_px else None,
     )

@@ -46,7 +46,17 @@ def open_bags(found: Found) -> SlideFeatures:
     elif isinstance(tensors, dict) and "coords" in tensors:
         origin = _integers(found, tensors["coords"])
     return SlideFeatures(
-        found.slide_id, vectors, origin, footprint, tile_px, None, None, None, None, found.path, stated
+        slide_id=found.slide_id,
+        vectors=vectors,
+        origin_l0=origin,
+        footprint_l0=footprint,
+        tile_px=tile_px,
+        mpp=None,
+        mpp_l0=None,
+        size_l0=None,
+        encoder=None,
+        path=found.path,
+        attributes=stated,
     )
 
 

@@ -49,17 +49,17 @@ def open_clam(found: Found) -> SlideFeatures:
             origin = _same(h5, origin)
             tile_px, footprint, size = _scale(h5, stated)
     return SlideFeatures(
-        found.slide_id,
-        vectors,
-        origin,
-        footprint,
-        tile_px,
-        None,
-        None,
-        size,
-        None,
-        found.path,
-        stated,
+        slide_id=found.slide_id,
+        vectors=vectors,
+        origin_l0=origin,
+        footprint_l0=footprint,
+        tile_px=tile_px,
+        mpp=None,
+        mpp_l0=None,
+        size_l0=size,
+        encoder=None,
+        path=found.path,
+        attributes=stated,
     )
 
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from beph_store.errors import MissingExtra, SlideUnreadable, UsageError
 from beph_store.geometry import Size
+from beph_store.objects import require_disk
 
 Vectors = NDArray[np.float16] | NDArray[np.float32]
 
@@ -120,6 +121,8 @@ class Format:
 
     def find(self, root: Path, coords: Path | None = None) -> list[Found]:
         """Every slide at or under ``root``, by id, with coordinates from ``coords``. UsageError where there is none."""
+        require_disk(root, "features are read")
+        require_disk(coords, "coordinates are read")
         if not root.exists():
             raise UsageError(f"no such file or folder: {root}", path=root)
         if coords is not None and not (self.coords and coords.is_dir()):

@@ -49,17 +49,17 @@ def open_stamp(found: Found) -> SlideFeatures:
             raise h5.refuse(f"coords of shape {coords.shape} for {len(vectors)} tiles, or not finite")
     encoder = stated.get("extractor")
     return SlideFeatures(
-        found.slide_id,
-        vectors,
-        None,
-        None,
-        tile_px,
-        None if tile_px is None else side_um / tile_px,
-        None,
-        None,
-        encoder if isinstance(encoder, str) else found.encoder,
-        found.path,
-        {**stated, "tile_size_um": side_um},
+        slide_id=found.slide_id,
+        vectors=vectors,
+        origin_l0=None,
+        footprint_l0=None,
+        tile_px=tile_px,
+        mpp=None if tile_px is None else side_um / tile_px,
+        mpp_l0=None,
+        size_l0=None,
+        encoder=encoder if isinstance(encoder, str) else found.encoder,
+        path=found.path,
+        attributes={**stated, "tile_size_um": side_um},
         coords_um=coords,
     )
 

@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from beph_store.errors import UsageError
+from beph_store.objects import require_disk
 
 #: The largest finite float16: what a store can hold.
 _LARGEST = 65504.0
@@ -80,6 +81,7 @@ def read_feature_table(path: Path, *, columns: str, id_column: str = "slide_id")
 
 
 def _read(path: Path) -> pl.DataFrame:
+    require_disk(path, "a table of features is read")
     if not path.is_file():
         raise UsageError(f"no such table: {path}", path=path)
     try:

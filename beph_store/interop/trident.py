@@ -60,17 +60,17 @@ def _slide(found: Found, h5: H5Slide, vectors: Any, named: Any) -> SlideFeatures
     overlap = h5.number(stated, "overlap")
     width, height = h5.whole(stated, "level0_width"), h5.whole(stated, "level0_height")
     return SlideFeatures(
-        found.slide_id,
-        vectors,
-        origin,
-        footprint,
-        tile_px,
-        None,
-        None,
-        (width, height) if width and height else None,
-        named if isinstance(named, str) and named != "None" else found.encoder,
-        found.path,
-        stated,
+        slide_id=found.slide_id,
+        vectors=vectors,
+        origin_l0=origin,
+        footprint_l0=footprint,
+        tile_px=tile_px,
+        mpp=None,
+        mpp_l0=None,
+        size_l0=(width, height) if width and height else None,
+        encoder=named if isinstance(named, str) and named != "None" else found.encoder,
+        path=found.path,
+        attributes=stated,
         stride_px=None if overlap is None else max(1, tile_px - int(overlap)),
         group=found.group,
     )

@@ -21,12 +21,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from beph_store.errors import UsageError
-from beph_store.objects import open_bucket, parse, translated
+from beph_store.objects import address_in, open_bucket, parse, translated
 
 #: Requests that are under way at once where many objects are moved.
 _AT_ONCE = 8
-#: ``Path("s3://b")`` is ``s3:/b``: what a command line made a path of is still an address.
-_ADDRESS = re.compile(r"(s3|gs|az):/+(?=[^/])", re.IGNORECASE)
 #: What Lance would not find again: it reads an address as a URL.
 _UNSAFE = re.compile(r"[#?%\x00-\x1f]")
 
@@ -274,10 +272,9 @@ def place(where: str | Place) -> Place:
     """A path, or an `ObjectPath` for s3://, gs:// and az://. UsageError for an address that cannot be meant."""
     if isinstance(where, ObjectPath):
         return where
-    found = _ADDRESS.match(str(where))
-    if not found:
+    url = address_in(where)
+    if url is None:
         return Path(where)
-    url = f"{found[1].lower()}://{str(where)[found.end() :]}"
     address = parse(url)
     if _UNSAFE.search(address.key):
         raise UsageError(f"{url}: a store's address must not have any of # ? % in it")

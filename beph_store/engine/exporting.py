@@ -18,8 +18,10 @@ from beph_store.engine.importing_slides import name_of
 from beph_store.engine.provenance import WRITTEN_BY
 from beph_store.errors import SlideError, UnknownSlide, UsageError
 from beph_store.interop import Format, Found, SlideFeatures, format_named
+from beph_store.objects import require_disk
 from beph_store.records import SlideOutcome
 from beph_store.store import RecipeRecord, SlideRow, Store
+from beph_store.store.finding import SlideFinder
 from beph_store.store.vectors import SlideRows
 
 Progress = Callable[[int, int], None]
@@ -72,6 +74,7 @@ def export_features(
     Unreadable tiles are left out, kept pixels and labels stay in the store. ``progress`` is called with (slides done,
     slides in all). Raises UsageError, RecipeMismatch and UnknownSlide.
     """
+    require_disk(out, "an export is written", out=True)
     options = options or ExportOptions()
     form, opened = format_named(kind), Store.open(store)
     record = opened.recipe(options.recipe)
@@ -95,6 +98,10 @@ class _Run:
     options: ExportOptions
     tally: Counter[str] = field(default_factory=Counter)
     there: dict[tuple[Path, str | None], Found] | None = None
+    finder: SlideFinder = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.finder = SlideFinder(self.store, self.record.recipe.key)
 
     def __call__(self, rows: list[SlideRow], progress: Progress) -> ExportReport:
         start = time.perf_counter()
@@ -141,7 +148,7 @@ class _Run:
         made = self.form.place(self.root, self._features(export, name, row, None))
         if made.exists() and self.options.sidecar and _same(export.row(made), row):
             return None
-        tiles = _tiles(self.store, row)
+        tiles = self._tiles(row)
         slide = self._features(export, name, row, tiles)
         write = not made.exists() or self._may_write(made, slide)
         if not write and not self.options.sidecar:
@@ -150,6 +157,9 @@ class _Run:
             rasters = self.store.rasters(row.recipe, row.slide_id)
             export.write(made, Entry(row, tiles.origin_l0, tiles.tissue, tiles.ok, rasters))
         return self.form.write(self.root, slide) if write else made
+
+    def _tiles(self, row: SlideRow) -> SlideRows:
+        return self.finder.rows(row) if row.status == "done" else _nothing(self.record.recipe.encoder.dim)
 
     def _may_write(self, made: Path, slide: SlideFeatures) -> bool:
         """Of a file that is there: False where it holds this slide; SlideError where it holds something else."""
@@ -172,10 +182,7 @@ class _Run:
         """The slide as the formats know it, unreadable tiles left out; empty arrays where ``tiles`` is None."""
         recipe = self.record.recipe
         spec = recipe.tile
-        if tiles is None:
-            dim, none = recipe.encoder.dim, np.zeros(0, bool)
-            places, shares = np.empty((0, 2), np.int32), np.empty(0, np.float32)
-            tiles = SlideRows(places, shares, none, np.empty((0, dim), np.float16))
+        tiles = _nothing(recipe.encoder.dim) if tiles is None else tiles
         placed = has_places(recipe) and row.reader != "table"
         mpp_l0 = ((row.mpp_x or 0.0) + (row.mpp_y or 0.0)) / 2 or None
         there = "" if (row.path or "").startswith(FEATURES_ONLY) else row.path or ""
@@ -187,17 +194,17 @@ class _Run:
         if self.form.name == "wsidata" and len(tiles.ok):  # its tissues are polygons of their own
             about["tissue_mask"] = self.store.rasters(row.recipe, row.slide_id).tissue
         return SlideFeatures(
-            name,
-            tiles.vectors[tiles.ok],
-            tiles.origin_l0[tiles.ok] if placed else None,
-            row.footprint_l0,
-            spec.tile_px,
-            spec.mpp,
-            mpp_l0,
-            (row.width_l0 or 1, row.height_l0 or 1),
-            export.encoder,
-            Path(name),
-            about,
+            slide_id=name,
+            vectors=tiles.vectors[tiles.ok],
+            origin_l0=tiles.origin_l0[tiles.ok] if placed else None,
+            footprint_l0=row.footprint_l0,
+            tile_px=spec.tile_px,
+            mpp=spec.mpp,
+            mpp_l0=mpp_l0,
+            size_l0=(row.width_l0 or 1, row.height_l0 or 1),
+            encoder=export.encoder,
+            path=Path(name),
+            attributes=about,
             stride_px=spec.stride_px,
             tissue=tiles.tissue[tiles.ok],
             tissue_min=spec.tissue_min,
@@ -214,10 +221,8 @@ def _nbytes(made: Path) -> int:
     return sum(path.stat().st_size for path in paths if path.is_file())
 
 
-def _tiles(store: Store, row: SlideRow) -> SlideRows:
-    if row.status == "done":
-        return store.slide_rows(row)
-    dim = store.recipe(row.recipe).recipe.encoder.dim
+def _nothing(dim: int) -> SlideRows:
+    """No tile at all."""
     places, shares = np.empty((0, 2), np.int32), np.empty(0, np.float32)
     return SlideRows(places, shares, np.zeros(0, bool), np.empty((0, dim), np.float16))
 

@@ -27,6 +27,7 @@ from beph_store.engine.study.applied import Applied
 from beph_store.errors import HeadError, MissingExtra, UnknownSlide, UsageError
 from beph_store.records import Embeddings
 from beph_store.store import Store, query
+from beph_store.store.finding import SlideFinder
 from beph_store.store.reader import RecipeRecord
 
 Table = Literal["tiles", "slides", "labels", "slide_labels", "predictions"]
@@ -172,7 +173,8 @@ class OpenStore:
         key = self.recipe.recipe.key
         rows = {row.slide_id: row for row in self.store.rows(key) if row.status == "done"}
         wanted = list(rows) if slide_ids is None else _find(rows, slide_ids)
-        return (_tensors(self.store.bag(key, name), rows[name].case_id, dtype) for name in wanted)
+        finder = SlideFinder(self.store, key)
+        return (_tensors(finder.bag(rows[name]), rows[name].case_id, dtype) for name in wanted)
 
     def __repr__(self) -> str:
         return text(self.store, self.key)

@@ -23,6 +23,7 @@ from beph_store.errors import (
     UnknownSlide,
 )
 from beph_store.records import Embeddings, Rasters, Recipe
+from beph_store.regular import require_regular
 from beph_store.store.cache import FlatVectors, open_flat
 from beph_store.store.conditional import require_conditional_puts
 from beph_store.store.durable import write_json
@@ -84,7 +85,7 @@ class Store:
         layout = Layout(place(path))
         path = str(layout.root)
         try:
-            marker = json.loads(layout.marker.read_bytes())
+            marker = json.loads(_record(layout.marker))
         except FileNotFoundError:
             raise NotAStore(
                 f"no store at {path}: `beph-store ingest … --store {path}` makes one", path=path
@@ -183,7 +184,7 @@ class Store:
         """Add a runtime's figures of the parity gate to those that the recipe's record has."""
         path = self.layout.recipe(key)
         with held(self.layout, "recipe"):
-            record = json.loads(path.read_bytes())
+            record = json.loads(_record(path))
             parity = {**record["parity"], **figures}
             if parity != record["parity"]:
                 write_json(path, {**record, "parity": parity})
@@ -246,11 +247,7 @@ class Store:
             )
         if row.status != "done":
             raise UnknownSlide(f"slide {row.slide_id} was not ingested: {row.error}", slide_id=row.slide_id)
-        rows = self.slide_rows(row)
-        index = np.flatnonzero(rows.ok).astype(np.int32)
-        return Embeddings(
-            row.slide_id, key, index, rows.origin_l0[index], rows.tissue[index], rows.vectors[index]
-        )
+        return bag_of(row, self.slide_rows(row))
 
     def flat(self, key: str, *, progress: Callable[[int, int], None] | None = None) -> FlatVectors:
         """Every readable tile of the recipe as memory maps; copied out of Lance once for each state of the registry.
@@ -294,9 +291,23 @@ class Store:
             )
 
 
+def bag_of(row: SlideRow, rows: SlideRows) -> Embeddings:
+    """The embeddings among all tile rows of a finished slide."""
+    index = np.flatnonzero(rows.ok).astype(np.int32)
+    return Embeddings(
+        row.slide_id, row.recipe, index, rows.origin_l0[index], rows.tissue[index], rows.vectors[index]
+    )
+
+
+def _record(path: Place) -> bytes:
+    if isinstance(path, Path):
+        require_regular(path)
+    return path.read_bytes()
+
+
 def _read_recipe(path: Place) -> RecipeRecord:
     try:
-        data = json.loads(path.read_bytes())
+        data = json.loads(_record(path))
         if type(data["format"]) is not int or data["format"] != FORMAT:
             raise FormatUnknown(
                 f"recipe {path.stem} has format {data['format']}, this version reads {FORMAT}"

@@ -10,6 +10,7 @@ import numpy as np
 
 from beph_store.errors import StoreError
 from beph_store.records import Recipe
+from beph_store.store.finding import SlideFinder
 from beph_store.store.kept import orphan_archives, pixel_problems
 from beph_store.store.layout import is_dataset, tiles_schema
 from beph_store.store.place import Place
@@ -17,6 +18,7 @@ from beph_store.store.reader import Store
 from beph_store.store.registry import SlideRow
 from beph_store.store.staging import read_ready
 from beph_store.store.tables import open_table
+from beph_store.store.vectors import SlideRows
 from beph_store.store.zarrs import is_group
 
 
@@ -57,10 +59,11 @@ def verify(store: Store, progress: Callable[[int, int], None] | None = None) -> 
         if row.status not in ("done", "empty", "failed")
     ]
     done = [row for row in rows if row.status == "done" and row.recipe in recipes]
+    finders = {key: SlideFinder(store, key) for key in recipes}
     for number, row in enumerate(done, 1):
         report.problems += [
             f"slide {row.slide_id} [{row.recipe}]: {what}"
-            for what in _slide_problems(store, row, recipes[row.recipe].tile.tile_px)
+            for what in _slide_problems(finders[row.recipe], row, recipes[row.recipe].tile.tile_px)
         ]
         report.slides += 1
         report.tiles += row.tiles
@@ -73,9 +76,10 @@ def verify(store: Store, progress: Callable[[int, int], None] | None = None) -> 
     return report
 
 
-def _slide_problems(store: Store, row: SlideRow, tile_px: int) -> Iterator[str]:
+def _slide_problems(finder: SlideFinder, row: SlideRow, tile_px: int) -> Iterator[str]:
+    layout = finder.store.layout
     try:
-        table = store.slide_table(row)
+        table = finder.table(row)
         if table.num_rows != row.tiles:
             yield f"{table.num_rows} tiles, the registry says {row.tiles}"
             return
@@ -83,7 +87,7 @@ def _slide_problems(store: Store, row: SlideRow, tile_px: int) -> Iterator[str]:
         if not np.array_equal(index, np.arange(row.tiles)):
             yield "tile numbers are not 0…N-1 once each"
             return
-        rows = store.slide_rows(row)
+        rows = SlideRows.from_table(table)
     except (OSError, ValueError, StoreError) as error:
         yield f"its tiles cannot be read: {str(error).splitlines()[0]}"
         return
@@ -95,9 +99,9 @@ def _slide_problems(store: Store, row: SlideRow, tile_px: int) -> Iterator[str]:
         yield f"{int((~rows.ok).sum())} unreadable tiles, the registry says {row.unreadable}"
     if rows.sha256() != row.sha256:
         yield "its content does not have the hash that was recorded when it was written"
-    if not is_group(store.layout.raster(row.recipe, row.slide_id)):
+    if not is_group(layout.raster(row.recipe, row.slide_id)):
         yield "its thumbnail and tissue mask are missing"
-    yield from pixel_problems(store.layout, row, tile_px, rows.ok)
+    yield from pixel_problems(layout, row, tile_px, rows.ok)
 
 
 def _check_table(store: Store, recipe: Recipe, done: list[SlideRow], report: VerifyReport) -> None:

@@ -77,6 +77,11 @@ async def on_store_error(request: Request, raised: Exception) -> Response:
     return error(status, str(raised))
 
 
+async def on_left(request: Request, raised: Exception) -> Response:
+    """The client went, or was cut off, before its body was whole: nobody reads this, and the log need not have it."""
+    return error(400, "the body is not whole")
+
+
 async def on_anything(request: Request, raised: Exception) -> Response:
     """What nobody foresaw: the log has it, the client learns no more than that."""
     return error(500, "the server failed on this request; its log says why")

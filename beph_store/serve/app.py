@@ -8,7 +8,7 @@ from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from beph_store.engine.provenance import versions
@@ -27,7 +27,7 @@ from beph_store.serve import (
     store_api,
     zoom_api,
 )
-from beph_store.serve.answers import answer, on_anything, on_refused, on_store_error
+from beph_store.serve.answers import answer, on_anything, on_left, on_refused, on_store_error
 from beph_store.serve.desk import Desk, Folders
 from beph_store.serve.guard import MAX_BODY_BYTES, Guard
 from beph_store.serve.page_files import page_routes
@@ -94,6 +94,7 @@ def make_app(
             HTTPException: on_refused,
             BephStoreError: on_store_error,
             SlideGone: zoom_api.on_gone,
+            ClientDisconnect: on_left,
             Exception: on_anything,
         },
         lifespan=lifespan,

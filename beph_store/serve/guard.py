@@ -86,13 +86,15 @@ class Guard:
         if not self._has_token(headers, scope["method"]):
             message = "no valid token: open the URL that was printed, or send authorization: Bearer TOKEN"
             return error(401, message, {"www-authenticate": "Bearer"})
+        return self._length_refusal(headers)
+
+    def _length_refusal(self, headers: Headers) -> Response | None:
         length = headers.get("content-length", "0")
-        if (
-            not length.isascii()
-            or not length.isdigit()
-            or len(length) > 18
-            or int(length) > self.max_body_bytes
-        ):
+        if "transfer-encoding" in headers and "content-length" in headers:
+            # What follows would be a body to one reader and a request to another.
+            return error(400, "the body's length is said twice", {"connection": "close"})
+        plain = length.isascii() and length.isdigit() and len(length) <= 18
+        if not plain or int(length) > self.max_body_bytes:
             return error(413, self._too_large, {"connection": "close"})
         return None
 

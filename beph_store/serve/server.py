@@ -14,8 +14,9 @@ from starlette.applications import Starlette
 from beph_store.errors import UsageError
 from beph_store.serve.app import make_app
 from beph_store.serve.desk import Folders
-from beph_store.serve.guard import new_token
+from beph_store.serve.guard import Guard, new_token
 from beph_store.serve.jobs.feed import Feed
+from beph_store.serve.patience import Patience, watched
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +63,26 @@ def serve(
     app = make_app(store, token=token, hosts=hosts, labels=labels, allow_write=allow_write, folders=folders)
     with _listening(host, port) as listening:
         address = Address(host, int(listening.getsockname()[1]), token)
-        config = uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            ws="none",
-            timeout_graceful_shutdown=3,
-            timeout_keep_alive=30,
-        )
+        server = make_server(app)
         if ready is not None:
             ready(address)
-        assert isinstance(app.inner, Starlette)
-        _Server(config, app.inner.state.desk.feed).run(sockets=[listening])
+        server.run(sockets=[listening])
+
+
+def make_server(app: Guard, patience: Patience | None = None) -> uvicorn.Server:
+    """What answers by HTTP for the application of ``make_app``; ``patience`` with slow clients is short in tests."""
+    config = uvicorn.Config(
+        app,
+        http=watched(patience or Patience()),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=3,
+        timeout_keep_alive=30,
+    )
+    assert isinstance(app.inner, Starlette)
+    return _Server(config, app.inner.state.desk.feed)
 
 
 class _Server(uvicorn.Server):

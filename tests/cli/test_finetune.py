@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,18 +11,14 @@ from safetensors.torch import save_file
 
 from ..encoders.conftest import seeded_state
 from ..engine.finetune.conftest import draw_table
+from ..threads import one_torch_thread
+from .calling import call
 
 
-def call(*arguments: object, code: int = 0) -> tuple[str, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "beph_store_cli", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},  # faster for networks this small
-    )
-    assert done.returncode == code, done.stderr
-    return done.stdout, done.stderr
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    with one_torch_thread():  # faster for networks this small
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,20 +12,13 @@ from beph_store.engine.protocols.table import PROTOCOLS
 from beph_store.testing.assemble import assemble
 from beph_store.testing.synthetic import SlidePlan, draw
 
+from .calling import call, call_json, one_object, spawn
 
-def call(*arguments: object, code: int = 0) -> tuple[str, str]:
+
+def run(*arguments: object, code: int = 0) -> tuple[str, str]:
     """Without the network: what would be fetched is looked for in the cache of an empty home."""
-    command = [sys.executable, "-m", "beph_store_cli", "protocol", *map(str, arguments)]
-    surroundings = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": "/nonexistent", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=surroundings)
-    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout, done.stderr
-
-
-def call_json(*arguments: object, code: int = 0) -> dict[str, Any]:
-    out, _ = call(*arguments, "--json", code=code)
-    assert out.count("\n") == 1, out
-    return json.loads(out)
+    variables = {"HF_HUB_OFFLINE": "1", "HF_HOME": "/nonexistent", "OMP_NUM_THREADS": "1"}
+    return spawn("protocol", *arguments, code=code, **variables)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +52,7 @@ def test_slides_become_figures_and_what_cannot_be_had_is_said(slides, tmp_path) 
     folder, table = slides
     line = ["run", "subtype-brca", "--slides", folder, "--cohort", table, "--out", tmp_path / "out"]
     line += ["--draws", 2, "--fractions", "50,100", "--epochs", 2, "--limit-tiles", 2, "--bootstrap", 40]
-    data = call_json(*line, code=1)
+    data = one_object(run(*line, "--json", code=1)[0])
     assert data["ok"] is False
     # The bundled encoder ran on its tiles; the baselines say how they are had.
     assert [(e["name"], e["role"], e["ok"]) for e in data["encoders"]] == [
@@ -87,7 +76,7 @@ def test_slides_become_figures_and_what_cannot_be_had_is_said(slides, tmp_path) 
         listed = [row["slide_id"] for row in csv.DictReader(file)]
     assert len(listed) == 15
     assert not any("ZZ" in slide for slide in listed)
-    out, err = call(*line, "--no-baselines", code=1)
+    out, err = run(*line, "--no-baselines", code=1)
     assert [line for line in err.splitlines() if line.startswith("error:")] == [
         f"error: {next(text for text in data['failed'] if text.startswith('TCGA-A2-9001'))}"
     ]
@@ -106,14 +95,14 @@ def test_slides_become_figures_and_what_cannot_be_had_is_said(slides, tmp_path) 
 
 
 def test_list_tells_of_every_protocol() -> None:
-    rows = call_json("list")["protocols"]
+    rows = call_json("protocol", "list")["protocols"]
     assert [row["name"] for row in rows] == list(PROTOCOLS)
     assert len(rows) == 11
     for row in rows:
         assert row["needs"]
         assert row["head"]
         assert row["splits"]
-    out, _ = call("list")
+    out, _ = call("protocol", "list")
     for name in PROTOCOLS:
         assert name in out
     assert max(map(len, out.splitlines())) <= 100
@@ -129,7 +118,7 @@ def test_list_tells_of_every_protocol() -> None:
     ],
 )
 def test_what_cannot_be_meant_is_one_line(arguments, says) -> None:
-    _, err = call(*arguments, code=2)
+    _, err = call("protocol", *arguments, code=2)
     assert err.startswith("error: ")
     assert says in err
     assert err.count("\n") == 1

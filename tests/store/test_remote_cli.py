@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 
 from beph_store.store import Store
+from tests.cli.calling import call as here
+from tests.cli.calling import one_object, spawn
 from tests.objects.server import SECRET_KEY, environment
 
 
-def call(*arguments, code=0):
-    command = [sys.executable, "-m", "beph_store_cli", *map(str, arguments), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert SECRET_KEY not in done.stdout + done.stderr
-    return json.loads(done.stdout)
+def call(*arguments, code=0, by=here):
+    out, err = by(*arguments, "--json", code=code)
+    assert SECRET_KEY not in out + err
+    return one_object(out)
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +27,8 @@ def both(moto, drawn_slide, tmp_path_factory):
     with environment(moto), pytest.MonkeyPatch.context() as patch:
         patch.setenv("BEPH_STORE_WORK", str(folder / "work"))
         stores = str(folder / "S"), f"{moto.bucket()}/a study/S"
-        for store in stores:
-            call("ingest", folder / "a.tif", "--store", store, "--limit-tiles", 8, "--keep-tiles")
+        for store, by in zip(stores, (here, spawn), strict=True):
+            call("ingest", folder / "a.tif", "--store", store, "--limit-tiles", 8, "--keep-tiles", by=by)
         yield *stores, folder
 
 

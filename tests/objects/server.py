@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -23,6 +24,7 @@ import pytest
 #: What the servers take. Long and odd, so that a test can look for them in everything that was printed.
 ACCESS_KEY = "AKIATESTONLYACCESSKEY"
 SECRET_KEY = "only-for-tests/SeCrEt+0123456789abcdef"
+_CHANCE = random.SystemRandom()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ def moto_server() -> Iterator[Server]:
 @contextlib.contextmanager
 def seaweed_server() -> Iterator[Server]:
     """SeaweedFS: on disk, and it checks the credentials."""
-    ports = [free_port() for _ in range(8)]
+    ports = list({free_port() for _ in range(16)})[:8]  # no two the same
     master, volume, filer, s3, *grpc = ports
     with tempfile.TemporaryDirectory(prefix="seaweed-", ignore_cleanup_errors=True) as folder:
         config = Path(folder, "s3.json")
@@ -143,10 +145,12 @@ def rclone_server() -> Iterator[Server]:
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of the loopback that nobody listens on now, nor is given to a client that asks for any."""
+    while True:
+        port = _CHANCE.randrange(20_000, 32_000)  # where no system takes its ephemeral ports from
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _script(name: str) -> str:

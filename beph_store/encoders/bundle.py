@@ -27,6 +27,7 @@ from beph_store.encoders import onnxfile, probe
 from beph_store.encoders.table import ENCODERS, TIMM, unknown
 from beph_store.errors import BundleInvalid, UnknownEncoder, UsageError
 from beph_store.records import EncoderSpec
+from beph_store.regular import require_regular
 
 FORMAT = 1
 MANIFEST = "encoder.json"
@@ -163,6 +164,7 @@ def _find(name: str | Path) -> Path:
 def _manifest(path: Path) -> dict[str, Any]:
     file = path / MANIFEST
     try:
+        require_regular(file)
         data = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise BundleInvalid(f"{path} is not an encoder bundle: it has no {MANIFEST}", path=path) from error

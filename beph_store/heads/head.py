@@ -25,6 +25,7 @@ from safetensors.numpy import save as save_tensors
 from beph_store.errors import HeadError
 from beph_store.heads.options import HeadOptions, Task
 from beph_store.records import Prediction
+from beph_store.regular import require_regular
 
 #: Version of the two files; raised when what they mean changes.
 FORMAT = 1
@@ -138,6 +139,7 @@ def read_spec(folder: Path) -> HeadSpec:
 
 def _read(folder: Path, name: str) -> bytes:
     try:
+        require_regular(folder / name)
         return (folder / name).read_bytes()
     except FileNotFoundError:
         raise HeadError(f"no head in {folder}: it has no {name}", path=folder) from None

@@ -8,6 +8,7 @@ from xml.etree import ElementTree as ET
 
 from beph_store.errors import UsageError
 from beph_store.interop.regions import Annotations, Region, Ring, ring_of
+from beph_store.regular import require_regular
 
 #: Areas; a spline's points are taken for the corners of a polygon.
 _AREAS = ("polygon", "rectangle", "spline")
@@ -38,6 +39,7 @@ def read_asap(path: Path) -> Annotations:
 
 def _annotations(path: Path) -> Iterator[ET.Element]:
     try:
+        require_regular(path)
         text = path.read_bytes()
         if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
             raise UsageError(

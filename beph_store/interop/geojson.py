@@ -13,6 +13,7 @@ from typing import Any
 
 from beph_store.errors import UsageError
 from beph_store.interop.regions import Annotations, Polygon, Region, Ring, ring_of
+from beph_store.regular import require_regular
 
 Feature = dict[str, Any]
 #: Objects of QuPath that stand for squares of a grid.
@@ -50,6 +51,7 @@ def read_geojson(path: Path, *, prop: str | None = None) -> Annotations:
 
 def _features(path: Path) -> Sequence[Any]:
     try:
+        require_regular(path)
         data = json.loads(path.read_bytes())
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}", path=path) from error

@@ -39,8 +39,13 @@ def write_parquet(frame: pl.DataFrame, path: Path) -> None:
 
 
 def _scan(path: Path) -> pl.LazyFrame:
-    if not path.exists():
+    if not path.is_file():
         raise QueryError(f"no such table file: {path}", path=path)
-    if path.suffix == ".parquet":
-        return pl.scan_parquet(path)
-    return pl.scan_csv(path, infer_schema_length=None)
+    packed = path.suffix == ".parquet"
+    frame = pl.scan_parquet(path) if packed else pl.scan_csv(path, infer_schema_length=None)
+    try:
+        frame.collect_schema()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        why = f"{path} cannot be read as a table: {str(error).splitlines()[0]}"
+        raise QueryError(why, path=path) from error
+    return frame

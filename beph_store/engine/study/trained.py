@@ -17,6 +17,7 @@ from beph_store.engine.study.outcomes import curve
 from beph_store.errors import HeadError, RecipeMismatch
 from beph_store.heads import DeviceName, Head, HeadSpec, load_head, read_spec
 from beph_store.records import Case, Prediction
+from beph_store.regular import require_regular
 from beph_store.store import FlatVectors, Store, bags
 
 FORMAT = 1
@@ -41,6 +42,7 @@ class TrainedRun:
         """
         folder = Path(folder)
         try:
+            require_regular(folder / RUN_FILE)
             about = json.loads((folder / RUN_FILE).read_bytes())
         except FileNotFoundError:
             raise HeadError(

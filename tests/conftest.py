@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from beph_store.testing.synthetic import SlidePlan, SlideTruth, formula_slide, write_slide
 from tests.objects.fixtures import moto, s3, seaweed  # noqa: F401
@@ -16,6 +17,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def pytest_addoption(parser):
     parser.addoption("--soak", action="store_true", help="also run the tests that take minutes")
+
+
+def pytest_configure(config):
+    # The same examples in every run, or a change fails for what another one did; --soak draws new ones.
+    settings.register_profile("beph", deadline=None, database=None, derandomize=True)
+    settings.register_profile("beph-soak", deadline=None, database=None)
+    settings.load_profile("beph-soak" if config.getoption("--soak") else "beph")
 
 
 def _realdata_dir() -> Path:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import polars as pl
@@ -27,6 +25,7 @@ from beph_store.errors import CohortError, UnknownSlide, UsageError
 from beph_store.store import Store
 from beph_store_cli.main import app
 
+from ..cli.calling import call
 from ..interop.grown import RECIPE, SIDE, SIZE, grow, tiles_of
 
 KEY = RECIPE.key
@@ -337,13 +336,6 @@ def test_bounds_are_read_from_the_file(store: Store, tmp_path: Path, monkeypatch
     assert origin_of(row, in_bounds=True, corner=None) == (120, 40)
     with pytest.raises(UsageError, match="leave --in-bounds out"):
         origin_of(row, in_bounds=True, corner=(1, 1))
-
-
-def call(*arguments: object, code: int = 0) -> tuple[str, str]:
-    command = [sys.executable, "-m", "beph_store_cli", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout, done.stderr
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ from beph_store.engine.provenance import WRITTEN_BY
 from beph_store.errors import SlideError, UnknownSlide, UsageError
 from beph_store.interop import Format, Found, SlideFeatures, format_named
 from beph_store.objects import require_disk
-from beph_store.records import SlideOutcome
+from beph_store.records import Rasters, SlideOutcome
 from beph_store.store import RecipeRecord, SlideRow, Store
 from beph_store.store.finding import SlideFinder
+from beph_store.store.rasters import read_rasters
 from beph_store.store.vectors import SlideRows
 
 Progress = Callable[[int, int], None]
@@ -154,12 +155,15 @@ class _Run:
         if not write and not self.options.sidecar:
             return None
         if self.options.sidecar:  # first: a file without its entry would not be taken for ours
-            rasters = self.store.rasters(row.recipe, row.slide_id)
-            export.write(made, Entry(row, tiles.origin_l0, tiles.tissue, tiles.ok, rasters))
+            entry = Entry(row, tiles.origin_l0, tiles.tissue, tiles.ok, self._rasters(row))
+            export.write(made, entry)
         return self.form.write(self.root, slide) if write else made
 
     def _tiles(self, row: SlideRow) -> SlideRows:
         return self.finder.rows(row) if row.status == "done" else _nothing(self.record.recipe.encoder.dim)
+
+    def _rasters(self, row: SlideRow) -> Rasters:
+        return read_rasters(self.store.layout.raster(row.recipe, row.slide_id))  # no look into the registry
 
     def _may_write(self, made: Path, slide: SlideFeatures) -> bool:
         """Of a file that is there: False where it holds this slide; SlideError where it holds something else."""
@@ -192,7 +196,7 @@ class _Run:
             "tiles": row.tiles - row.unreadable,
         }
         if self.form.name == "wsidata" and len(tiles.ok):  # its tissues are polygons of their own
-            about["tissue_mask"] = self.store.rasters(row.recipe, row.slide_id).tissue
+            about["tissue_mask"] = self._rasters(row).tissue
         return SlideFeatures(
             slide_id=name,
             vectors=tiles.vectors[tiles.ok],

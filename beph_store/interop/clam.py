@@ -19,8 +19,8 @@ from beph_store.interop.hdf5 import Dataset, H5Slide, attributes_of, open_slide_
 from beph_store.interop.places import no_places, stems, whole
 from beph_store.interop.tensors import read_pt, write_pt
 
-#: Rows to a chunk, as CLAM's own files have them.
-_FEATURE_ROWS, _COORD_ROWS = 32, 1
+#: Rows to a chunk: of features as CLAM has them; of its coordinates it has one, which is slow to write. It reads any.
+_FEATURE_ROWS, _COORD_ROWS = 32, 256
 
 
 def find_clam(root: Path, coords: Path | None = None) -> list[Found]:
@@ -144,7 +144,7 @@ def write_clam(root: Path, slide: SlideFeatures) -> Path:
         made,
         {
             "features": Dataset(vectors, _FEATURE_ROWS),
-            "coords": Dataset(origin.astype(np.int32), _FEATURE_ROWS),
+            "coords": Dataset(origin.astype(np.int32), _COORD_ROWS),
         },
     )
     return made

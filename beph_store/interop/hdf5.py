@@ -172,10 +172,13 @@ def write_h5(
             for name, dataset in datasets.items():
                 data = dataset.data
                 chunked = dataset.chunk_rows is not None
+                rows = max(
+                    1, min(dataset.chunk_rows or 1, len(data))
+                )  # a chunk takes its room even where it is not full
                 made = file.create_dataset(
                     name,
                     data=data,
-                    chunks=(dataset.chunk_rows, *data.shape[1:]) if chunked else None,
+                    chunks=(rows, *data.shape[1:]) if chunked else None,
                     maxshape=(None, *data.shape[1:]) if chunked else None,
                 )
                 for key, value in dataset.attributes.items():

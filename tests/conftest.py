@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from beph_store.testing.synthetic import SlidePlan, SlideTruth, formula_slide, write_slide
+from tests.beside import pytest_xdist_make_scheduler  # noqa: F401
 from tests.objects.fixtures import moto, s3, seaweed  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]

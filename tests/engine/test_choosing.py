@@ -1,6 +1,7 @@
 """Which runtime runs: the first that works and passes the gate, and why the others do not."""
 
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ CPU = ENTRIES[-1]
 class Blind:
     """ONNX Runtime whose vectors lost nearly all that tells tiles apart, as naive fp16 engines do."""
 
+    _seen: ClassVar = {}  # the probe is the same in every test, and takes seconds
+
     def __init__(self, inner):
         self._inner = inner
         self.name, self.device, self.batch, self.spec = "blind", "nowhere", 8, inner.spec
@@ -25,7 +28,10 @@ class Blind:
 
     def encode(self, pixels):
         self.encoded += len(pixels)
-        vectors = self._inner.encode(pixels)
+        key = pixels.tobytes()
+        vectors = (
+            self._seen[key] if key in self._seen else self._seen.setdefault(key, self._inner.encode(pixels))
+        )
         noise = np.random.default_rng(len(pixels)).normal(size=vectors.shape) * vectors.std()
         return (vectors.mean(0) + 0.2 * noise).astype(np.float32)
 

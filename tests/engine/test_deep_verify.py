@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 
 import lance
 import numpy as np
@@ -18,6 +16,8 @@ from beph_store.engine.tile_child import TileChild
 from beph_store.errors import RecipeMismatch
 from beph_store.store import Store, verify
 from beph_store.testing.synthetic import SlidePlan, write_slide
+
+from ..cli.calling import call_json
 
 CHILD = TileChild()  # one process for all of these tests
 OPTIONS = DeepOptions(sample=12, seed=1, runtime="onnxruntime")
@@ -171,16 +171,11 @@ def test_agreement_leaves_out_what_all_vectors_share():
 
 
 def test_the_command(own):
-    def run(*more):
-        line = [sys.executable, "-m", "beph_store_cli", "verify", str(own.layout.root), "--json", *more]
-        done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
-        return done.returncode, json.loads(done.stdout)
-
-    code, found = run("--deep", "--sample", "6")
-    assert (code, found["ok"], found["deep"]["tiles"]) == (0, True, 6)
+    found = call_json("verify", own.layout.root, "--deep", "--sample", 6)
+    assert (found["ok"], found["deep"]["tiles"]) == (True, 6)
     swapped(own, "kept.tif")
-    code, found = run("--deep", "--sample", "18")
-    assert (code, found["ok"]) == (1, False)
+    found = call_json("verify", own.layout.root, "--deep", "--sample", 18, code=1)
+    assert found["ok"] is False
     assert "not what its pixels give" in found["problems"][0]
 
 

@@ -16,6 +16,7 @@ from beph_store.encoders import Bundle, load_bundle
 from beph_store.engine.intake import Finish, Intake
 from beph_store.engine.live import Meter, shown
 from beph_store.engine.local import LocalHands
+from beph_store.engine.memory import give_back
 from beph_store.engine.options import IngestOptions, default_workers, make_recipe
 from beph_store.engine.plan import SlideTask, plan
 from beph_store.engine.provenance import WRITTEN_BY, machine, now, versions
@@ -69,7 +70,13 @@ def ingest(
     """
     options = options or IngestOptions()
     _refuse_odd(options)
-    tasks = plan(paths, manifest=manifest, slide_mpp=slide_mpp, staging=options.staging())
+    tasks = plan(
+        paths,
+        manifest=manifest,
+        slide_mpp=slide_mpp,
+        staging=options.staging(),
+        memory_gb=options.reader_memory_gb,
+    )
     bundle = load_bundle(options.encoder)
     with _hands(bundle, options) as hands:
         if options.precision == "auto":
@@ -137,6 +144,7 @@ class Run:
                 writer.close()
                 self.kept = self._count_kept() if self.options.keep_tiles else None
                 self._record(tasks, "ended", time.perf_counter() - start)
+                give_back()
         return self._report(tasks, time.perf_counter() - start)
 
     def _all(self, tasks: list[SlideTask], writer: RecipeWriter) -> None:

@@ -18,6 +18,7 @@ class IngestOptions:
     ``keep_tiles`` keeps the tiles' pixels beside their embeddings; it is no part of the recipe. Of slides in object
     storage ``slide_cache_gb`` of local disk may hold copies (None: a quarter of what is free), ``slides_ahead`` are
     fetched before their turn, and ``slide_reads`` says whether whole, by ranges, or as is quicker ("auto").
+    ``reader_memory_gb`` bounds what a reader process takes for one slide (None: BEPH_STORE_READER_MEMORY_GB, or 4).
     ``ray_address`` spreads the work over a cluster, see `cluster.session.connect`; None is this machine alone.
     """
 
@@ -37,6 +38,7 @@ class IngestOptions:
     slide_cache_gb: float | None = None
     slides_ahead: int = 2
     slide_reads: Reads = "auto"
+    reader_memory_gb: float | None = None
     ray_address: str | None = None
 
     def staging(self) -> Staging:

@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from beph_store.engine.memory import DEFAULT_GB, limit_bytes
 from beph_store.errors import ObjectStorageError, UsageError
 from beph_store.geometry import MPP_RANGE
 from beph_store.objects import is_url, parse
 from beph_store.records import MppSource
+from beph_store.regular import require_regular
 from beph_store.slides import Remote, SlideReader, Staging, find_slides, open_slide
 from beph_store.slides.listing import find as find_remote
 from beph_store.slides.remote import heads
@@ -28,7 +30,7 @@ class SlideTask:
     """One slide to ingest. ``mpp`` level-0 µm/px if the user stated it; ``error`` if it cannot even be tried.
 
     ``path`` is the address where the slide is in object storage; ``remote`` then is the version to read, and
-    ``staging`` says how.
+    ``staging`` says how. Whoever reads it may take ``memory_bytes``.
     """
 
     slide_id: str
@@ -39,6 +41,7 @@ class SlideTask:
     error: str | None = None
     remote: Remote | None = None
     staging: Staging | None = None
+    memory_bytes: int = int(DEFAULT_GB * 1e9)
 
     @property
     def source(self) -> Path | Remote | str:
@@ -66,6 +69,7 @@ def plan(
     manifest: str | Path | None = None,
     slide_mpp: float | None = None,
     staging: Staging | None = None,
+    memory_gb: float | None = None,
 ) -> list[SlideTask]:
     """The slides under ``paths`` (files, folders, globs, addresses in object storage) in order of their ids.
 
@@ -88,7 +92,8 @@ def plan(
         )
     if slide_mpp is not None:
         tasks = [task if task.mpp is not None else replace(task, mpp=slide_mpp) for task in tasks]
-    placed = [_placed(task, staging) for task in tasks]
+    memory_bytes = limit_bytes(memory_gb)
+    placed = [replace(_placed(task, staging), memory_bytes=memory_bytes) for task in tasks]
     return _refuse_same_ids([_refuse_odd_name(task) for task in placed])
 
 
@@ -165,6 +170,7 @@ def _before_wildcard(path: Path) -> list[str]:
 
 def _read_manifest(path: Path) -> list[dict[str, str]]:
     try:
+        require_regular(path)
         with path.open(encoding="utf-8-sig", newline="") as file:
             table = csv.DictReader(file)
             rows, header = list(table), table.fieldnames or ()

@@ -6,6 +6,7 @@ import contextlib
 import mmap
 import multiprocessing
 import os
+import queue
 import sys
 import tempfile
 import threading
@@ -22,6 +23,8 @@ from numpy.typing import NDArray
 
 from beph_store.engine import reader_process
 from beph_store.engine.messages import Free, Give, Open, Read, RingSpec
+
+Message = Open | Read | Free | Give
 
 _MAIN = threading.Lock()
 _RING_PREFIX = "beph-store-ring-"
@@ -51,12 +54,33 @@ class Reader:
     waiting: bool = False  # for our Read
     taken: int = 0  # slots that we hold
     heard: float = field(default_factory=time.monotonic)
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    hung: bool = False  # it was ended in the middle of a message
+    _outbox: queue.SimpleQueue[Message | None] = field(default_factory=queue.SimpleQueue)
+    _post: threading.Thread = field(init=False)
 
-    def send(self, message: Open | Read | Free | Give) -> None:
-        """Say something to it. If it died, its pipe will tell; if it was let go, it needs no answer."""
-        with self.lock, contextlib.suppress(OSError):
-            self.connection.send(message)
+    def __post_init__(self) -> None:
+        self._post = threading.Thread(target=_deliver, args=(self.connection, self._outbox), daemon=True)
+        self._post.start()
+
+    def send(self, message: Message) -> None:
+        """Say something to it, without waiting: one that stands still does not empty its pipe.
+
+        If it died, its pipe will tell; if it was let go, it needs no answer.
+        """
+        self._outbox.put(message)
+
+    def kill(self) -> None:
+        """End the process; it holds nothing that needs an orderly end."""
+        self.process.kill()
+        self.unlink_ring()
+
+    def close(self) -> None:
+        """After ``kill``: wait for its end, and let go of the pipe."""
+        self.process.join(5)
+        self._outbox.put(None)
+        self._post.join(5)
+        if not self._post.is_alive():  # else its pipe would be closed under it
+            self.connection.close()
 
     def unlink_ring(self) -> None:
         """Once mapped by both sides the file needs no name; without one nothing can be left behind."""
@@ -71,6 +95,12 @@ class Reader:
         """Exit code or signal of a process that is over."""
         code = self.process.exitcode
         return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+
+
+def _deliver(connection: Connection, outbox: queue.SimpleQueue[Message | None]) -> None:
+    with contextlib.suppress(OSError):
+        while (message := outbox.get()) is not None:
+            connection.send(message)
 
 
 def start_reader(shape: RingShape, tile_px: int) -> Reader:

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from beph_store.engine.memory import for_want_of_memory, memory_limit, too_much
 from beph_store.engine.messages import (
     Alive,
     Chunk,
@@ -81,14 +82,12 @@ class _Server:
         self._stats = ReadStats()
         slide_id = message.task.slide_id
         try:
-            self._slide(message)
-        except BephStoreError as error:
-            self._connection.send(Failed(slide_id, one_line(error), self._stats))
+            with memory_limit(message.task.memory_bytes):
+                self._slide(message)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise
         except Exception as error:  # noqa: BLE001 - a decoder's own error must cost this slide only
-            reason = f"the reader failed: {type(error).__name__}: {one_line(error)}"
-            self._connection.send(Failed(slide_id, reason, self._stats))
+            self._connection.send(Failed(slide_id, reason_of(error, message.task.memory_bytes), self._stats))
 
     def _slide(self, message: Open) -> None:
         start = time.perf_counter()
@@ -189,6 +188,15 @@ def thumbnail(overview: NDArray[np.uint8], longest: int = THUMBNAIL_PX) -> NDArr
     blocks = overview[:h, :w].reshape(h // step, step, w // step, step, 3)
     small: NDArray[np.uint8] = blocks.mean(axis=(1, 3), dtype=np.float32).round().astype(np.uint8)
     return small
+
+
+def reason_of(error: Exception, memory_bytes: int) -> str:
+    """Why a slide cannot be used, of which this came while ``memory_bytes`` could be taken."""
+    if for_want_of_memory(error):
+        return too_much(memory_bytes)
+    if isinstance(error, BephStoreError):
+        return one_line(error)
+    return f"the reader failed: {type(error).__name__}: {one_line(error)}"
 
 
 def one_line(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from beph_store.engine.memory import crashed
 from beph_store.engine.messages import Chunk, Closed, Failed, Free, Give, Given, Open, Opened, Read, Ready
 from beph_store.engine.plan import SlideTask
 from beph_store.engine.reader_handle import Reader, RingShape, start_reader
@@ -78,9 +79,12 @@ class ReaderPool:
         self._readers = [self._start() for _ in range(min(workers, len(tasks)))]
         self._slides: dict[str, _Slide] = {}
         self._stop = threading.Event()
+        self._over = threading.Event()
+        self._receiving: tuple[Reader, float] | None = None
 
     def events(self) -> Iterator[Event]:
         """What the readers do, until every slide is over or ``stop`` was called."""
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
         try:
             for reader in list(self._readers):
                 self._next(reader)
@@ -100,9 +104,7 @@ class ReaderPool:
             yield from self._hear(reader)
         for reader in list(self._readers):
             if reader.stalled(STALL_SECONDS):
-                yield from self._bury(
-                    reader, f"the reader did nothing for {STALL_SECONDS:.0f} s and was stopped"
-                )
+                yield from self._bury(reader, _stood_still())
         self._share_out()
 
     def read(self, slide_id: str, tile_index: NDArray[np.int32]) -> None:
@@ -122,17 +124,31 @@ class ReaderPool:
         self._stop.set()
 
     def _shut_down(self) -> None:
+        self._over.set()
         for reader in self._readers:
-            reader.process.kill()  # it holds nothing that needs an orderly end
+            reader.kill()
         for reader in self._readers:
-            reader.process.join(5)
-            reader.unlink_ring()
-            reader.connection.close()
+            reader.close()
+
+    def _watch(self) -> None:
+        """End a reader that stopped in the middle of a message: whoever waits for the rest hears the end of it."""
+        while not self._over.wait(min(1.0, STALL_SECONDS / 4)):
+            receiving = self._receiving
+            if receiving is not None and time.monotonic() - receiving[1] > STALL_SECONDS:
+                receiving[0].hung = True
+                receiving[0].process.kill()
+
+    def _receive(self, reader: Reader) -> Any:
+        self._receiving = reader, time.monotonic()
+        try:
+            return reader.connection.recv()
+        finally:
+            self._receiving = None
 
     def _hear(self, reader: Reader) -> Iterator[Event]:
         try:
             while reader.connection.poll():
-                message = reader.connection.recv()
+                message = self._receive(reader)
                 reader.heard = time.monotonic()
                 yield from self._handle(reader, message)
             dead = not reader.process.is_alive() and not reader.connection.poll()
@@ -140,9 +156,12 @@ class ReaderPool:
             dead = True
         if dead and reader in self._readers:
             reader.process.join(5)
-            how = reader.how_it_ended()
-            why = f"the reader crashed on this file ({how}): check it with another viewer, or convert it"
-            yield from self._bury(reader, why)
+            yield from self._bury(reader, _stood_still() if reader.hung else self._why_dead(reader))
+
+    def _why_dead(self, reader: Reader) -> str:
+        slide = self._slides.get(reader.slide_id or "")
+        most = slide.task.memory_bytes if slide else 0
+        return crashed(reader.process.exitcode, reader.how_it_ended(), most)
 
     def _handle(self, reader: Reader, message: Any) -> Iterator[Event]:
         if isinstance(message, Ready):
@@ -179,8 +198,7 @@ class ReaderPool:
                 yield Closed(message.slide_id, slide.stats)
 
     def _bury(self, reader: Reader, why: str) -> Iterator[Event]:
-        reader.process.kill()
-        reader.unlink_ring()
+        reader.kill()
         self._readers.remove(reader)
         if reader.slide_id is not None:
             yield from self._leave(reader, Failed(reader.slide_id, why, ReadStats()))
@@ -188,6 +206,7 @@ class ReaderPool:
             fresh = self._start()
             self._readers.append(fresh)
             self._next(fresh)
+        reader.close()
 
     def _next(self, reader: Reader) -> None:
         while self._tasks and not self._stop.is_set():
@@ -245,3 +264,7 @@ class ReaderPool:
 
     def _start(self) -> Reader:
         return start_reader(self._shape, self._spec.tile_px)
+
+
+def _stood_still() -> str:
+    return f"the reader did nothing for {STALL_SECONDS:.0f} s and was stopped"

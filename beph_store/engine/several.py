@@ -74,7 +74,13 @@ def ingest_several(
     start = time.perf_counter()
     options = options or IngestOptions()
     _refuse_odd(options)
-    tasks = plan(paths, manifest=manifest, slide_mpp=slide_mpp, staging=options.staging())
+    tasks = plan(
+        paths,
+        manifest=manifest,
+        slide_mpp=slide_mpp,
+        staging=options.staging(),
+        memory_gb=options.reader_memory_gb,
+    )
     meeting = Meeting(len(encoders), options)
     locks = _Locks()
     hands = [SharedHands(_local(encoder, options), meeting, locks) for encoder in encoders]

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
+from beph_store.engine.memory import memory_limit
 from beph_store.engine.plan import SlideTask
 from beph_store.engine.reader_handle import without_main
 from beph_store.engine.reader_process import survey
@@ -101,7 +102,7 @@ def run(connection: Connection, tasks: Sequence[SlideTask], first: int, spec: Ti
             while allowed < number:
                 allowed = max(allowed, connection.recv())
             connection.send(number)
-            with contextlib.suppress(BephStoreError, OSError):
+            with contextlib.suppress(BephStoreError, OSError, MemoryError), memory_limit(task.memory_bytes):
                 fetch(task, spec)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the engine is gone, or done

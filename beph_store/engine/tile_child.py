@@ -12,6 +12,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from beph_store.engine.memory import for_want_of_memory, limit_bytes, memory_limit, too_much
 from beph_store.errors import SlideChanged, SlideError, SlideUnreadable
 from beph_store.objects import is_url
 from beph_store.records import MppSource, TileSet
@@ -96,10 +97,13 @@ class TileChild:
 
 def _read(asked: TileAsked) -> Tiles:
     try:
-        return _tiles(asked)
-    except SlideError:
-        raise
-    except Exception as error:  # noqa: BLE001 - a decoder's own error must cost this slide only
+        with memory_limit(limit_bytes()):
+            return _tiles(asked)
+    except Exception as error:
+        if for_want_of_memory(error):
+            raise SlideUnreadable(too_much(limit_bytes()), slide_id=asked.tiles.slide_id) from None
+        if isinstance(error, SlideError):
+            raise
         raise SlideUnreadable(f"{type(error).__name__}: {error}", slide_id=asked.tiles.slide_id) from None
 
 

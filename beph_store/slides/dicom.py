@@ -328,6 +328,8 @@ def _by_imagecodecs(codec: str, frame: Size, data: bytes) -> UInt8:
 
     try:
         image = np.asarray(getattr(imagecodecs, codec)(data))
+    except MemoryError:  # no damage of this frame
+        raise
     except Exception as error:
         raise SlideUnreadable(f"{codec}: {(str(error).splitlines() or [''])[0]}") from error
     return _shaped(image, frame)

@@ -102,6 +102,8 @@ class _Decoder:
     def _by_codec(self, data: bytes, index: int) -> UInt8:
         try:
             decoded, _, _ = self._codec.decode(data, index, jpegtables=self._page.jpeg_tables or None)
+        except MemoryError:  # no damage of this tile
+            raise
         except Exception as error:
             raise SlideUnreadable(f"{type(error).__name__}: {str(error).splitlines()[:1]}") from error
         if decoded is None:

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from beph_store.engine.memory import memory_limit
 from beph_store.engine.messages import Closed, Failed
 from beph_store.engine.plan import SlideTask
-from beph_store.engine.reader_process import one_line, survey
+from beph_store.engine.reader_process import reason_of, survey
 from beph_store.engine.readers import STALL_SECONDS, Event, Tiles
 from beph_store.engine.report import ReadStats
-from beph_store.errors import BephStoreError, ClusterUnavailable
+from beph_store.errors import ClusterUnavailable
 from beph_store.records import Rasters, SlideInfo, TileSet, TileSpec
 from beph_store.slides import SlideReader, TileReader
 
@@ -98,12 +99,12 @@ def survey_slide(task: SlideTask, spec: TileSpec) -> tuple[Surveyed | Failed, Ra
     start = time.perf_counter()
     stats = ReadStats()
     try:
-        with task.open() as slide:
+        with memory_limit(task.memory_bytes), task.open() as slide:
             tiles, rasters = survey(slide, spec)
             order = TileReader(slide, tiles).order()
             info, backend = slide.info, slide.backend
     except Exception as error:  # noqa: BLE001 - a decoder's own error must cost this slide only
-        return Failed(task.slide_id, _reason(error), stats), None
+        return Failed(task.slide_id, reason_of(error, task.memory_bytes), stats), None
     stats.busy = time.perf_counter() - start
     return Surveyed(info, tiles, backend, order, stats), rasters
 
@@ -115,7 +116,7 @@ def read_span(work: Work, chunk: int = CHUNK_TILES) -> Iterator[Said]:
     stats = ReadStats()
     start = time.perf_counter()
     try:
-        with work.task.open() as slide:
+        with memory_limit(work.task.memory_bytes), work.task.open() as slide:
             own = np.arange(len(work.tile_index))
             reader = TileReader(slide, work.tiles)
             order = reader.order(own)
@@ -134,7 +135,7 @@ def read_span(work: Work, chunk: int = CHUNK_TILES) -> Iterator[Said]:
             before = np.arange(len(own), len(work.tiles))
             stats.distinct = (slide.distinct or 0) - reader.common_macro_tiles(own, before)
     except Exception as error:  # noqa: BLE001 - as above
-        yield Failed(slide_id, _reason(error), stats)
+        yield Failed(slide_id, reason_of(error, work.task.memory_bytes), stats)
         return
     stats.busy += time.perf_counter() - start
     yield Closed(slide_id, stats)
@@ -143,12 +144,6 @@ def read_span(work: Work, chunk: int = CHUNK_TILES) -> Iterator[Said]:
 def opened(task: SlideTask) -> SlideReader:
     """The slide of a task."""
     return task.open()
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, BephStoreError):
-        return one_line(error)
-    return f"the reader failed: {type(error).__name__}: {one_line(error)}"
 
 
 @dataclass(slots=True, eq=False)
@@ -292,7 +287,8 @@ class SpanPool:
             yield from self._lost(reading, "it ended early")
         except self._ray.exceptions.RayTaskError as error:  # what it was sent cannot be used on its node
             self._reading.remove(reading)
-            yield Failed(reading.work.task.slide_id, _reason(error.cause), ReadStats())
+            task = reading.work.task
+            yield Failed(task.slide_id, reason_of(error.cause, task.memory_bytes), ReadStats())
         except self._ray.exceptions.RayError as error:
             yield from self._lost(reading, type(error).__name__)
         else:

@@ -67,6 +67,9 @@ def ingest(
         float | None,
         typer.Option(help="Local disk for slides from object storage \\[a quarter of what is free]."),
     ] = None,
+    reader_memory_gb: Annotated[
+        float | None, typer.Option(help="Memory that a reader process may take for a slide \\[4].")
+    ] = None,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -96,6 +99,7 @@ def ingest(
         replace=replace,
         keep_tiles=keep_tiles,
         slide_cache_gb=slide_cache_gb,
+        reader_memory_gb=reader_memory_gb,
         ray_address=ray,
     )
     with IngestProgress() as progress:

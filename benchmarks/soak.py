@@ -30,6 +30,15 @@ from tests.fuzz.harness import Findings, ingest_folder, run  # noqa: E402
 
 #: Share of the minutes that each part may take.
 SHARES = {"ingest": 0.12, "import": 0.10, "compact": 0.05, "index": 0.04, "train": 0.05, "pretrain": 0.08}
+#: Parts with servers, clusters, disks and limits of their own, whose soak tests are run with the rest of them.
+SUITES = (
+    "tests/store",
+    "tests/engine/cluster",
+    "tests/attacks",
+    "tests/engine/test_memory.py",
+    "tests/faults/test_full_disk.py",
+    "tests/faults/test_stalls.py",
+)
 ROLES = ["write", "write", "write", "tidy", "index", "read", "read"]
 
 
@@ -86,6 +95,7 @@ def fuzz(folder: Path, seeds: int) -> dict[str, Any]:
         "ended": dict(found.inputs),
         "readers_crashed": found.crashes,
         "readers_hung": found.hangs,
+        "ended_by_the_memory_limit": found.limited,
         "blank_tiles": len(found.blank),
         "failures_without_reason": len(found.silent),
         "distinct_reasons": len(found.reasons),
@@ -102,9 +112,9 @@ def crowd(folder: Path, minutes: float) -> dict[str, Any]:
 
 
 def suites() -> dict[str, str]:
-    """The soak tests of the parts that have servers and clusters of their own; the closing line of each."""
+    """The closing line of each of ``SUITES``."""
     closing = {}
-    for name in ("tests/store", "tests/engine/cluster", "tests/attacks"):
+    for name in SUITES:
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "--soak", name], cwd=ROOT, capture_output=True, text=True
         )

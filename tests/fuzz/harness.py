@@ -1,9 +1,11 @@
 """Broken slides through the real `ingest`: each has to end as done, empty or failed with a reason, and soon."""
 
+import contextlib
 import itertools
+import multiprocessing
 import re
-import resource
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -22,11 +24,15 @@ TILES = 3
 
 @dataclass
 class Findings:
-    """``inputs`` by how they ended; ``blank`` tiles that were taken for read and are of one colour."""
+    """``inputs`` by how they ended, ``limited`` of them by the memory that a reader may take.
+
+    ``blank`` tiles were taken for read and are of one colour.
+    """
 
     inputs: Counter[str] = field(default_factory=Counter)
     crashes: int = 0
     hangs: int = 0
+    limited: int = 0
     blank: list[str] = field(default_factory=list)
     silent: list[str] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
@@ -60,7 +66,8 @@ def run(
 def ingest_folder(slides: Path, store: Path, found: Findings, slide_mpp: float | None = None) -> None:
     """One run over a folder, and what came of it into ``found``."""
     options = IngestOptions(limit_tiles=TILES, keep_tiles=True, workers=2)
-    report = ingest([slides], store, options=options, slide_mpp=slide_mpp)
+    with _peak_of_readers(found):
+        report = ingest([slides], store, options=options, slide_mpp=slide_mpp)
     for outcome in report.slides:
         found.inputs[outcome.status] += 1
         if outcome.status == "failed":
@@ -73,7 +80,28 @@ def ingest_folder(slides: Path, store: Path, found: Findings, slide_mpp: float |
         good = np.flatnonzero(opened.slide_rows(opened.slide(report.recipe, slide)).ok[: int(count)])
         tiles = kept.read(slide, good.tolist()) if len(good) else ()
         found.blank += [slide for tile in tiles if np.ptp(tile.reshape(-1, 3), axis=0).max() == 0]
-    found.peak_reader_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+
+
+@contextlib.contextmanager
+def _peak_of_readers(found: Findings) -> Iterator[None]:
+    """The most that a reader held. Not ``ru_maxrss`` of children: there a child begins with what its parent held."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.05):
+            for process in multiprocessing.active_children():
+                with contextlib.suppress(OSError):
+                    status = Path(f"/proc/{process.pid}/status").read_text()
+                    held = re.search(r"VmHWM:\s+(\d+) kB", status)
+                    found.peak_reader_mb = max(found.peak_reader_mb, int(held[1]) / 1024 if held else 0.0)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _judge(slide: str, error: str | None, found: Findings) -> None:
@@ -82,6 +110,7 @@ def _judge(slide: str, error: str | None, found: Findings) -> None:
         return
     found.crashes += "signal" in error or "exit code" in error
     found.hangs += "did nothing for" in error
+    found.limited += "of memory that a reader may use" in error
     found.reasons[_kind(error, slide)] += 1
 
 

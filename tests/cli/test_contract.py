@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
+
+from beph_store.engine import demo
+from beph_store.testing.synthetic import demo_cohort, demo_plans
 
 from .calling import call, call_json, one_object, spawn
 
@@ -164,11 +168,15 @@ def test_doctor_finds_this_machine_fit() -> None:
     assert {"machine", "package", "reader", "runtime", "encoder"} == {f["kind"] for f in data["findings"]}
 
 
-def test_demo(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [(2048, 2048), pytest.param((3584, 3328), marks=pytest.mark.soak)])
+def test_demo(tmp_path: Path, monkeypatch, size: tuple[int, int]) -> None:
+    """On slides of a third of its area; .ci/run makes it as it is, from the wheel."""
+    monkeypatch.setattr(demo, "demo_plans", partial(demo_plans, size=size))
+    monkeypatch.setattr(demo, "demo_cohort", partial(demo_cohort, size=size))
     data = call_json("demo", "--out", tmp_path / "demo")
     assert data["ok"] is True
     assert len(data["slides"]) == 8
-    assert data["tiles"] > 500
+    assert data["tiles"] > 500 * (size[0] * size[1]) / (3584 * 3328)
     assert data["separation"] > 0.7
     with Image.open(data["picture"]) as picture:
         assert picture.width > 800

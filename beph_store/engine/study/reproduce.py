@@ -7,6 +7,7 @@ store. The table of labels is not needed, nor where it lay.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from beph_store.engine.study.train import SplitOptions, Training, TrainOptions, 
 from beph_store.engine.study.trained import TrainedRun
 from beph_store.errors import HeadError
 from beph_store.heads import HeadOptions, Progress, fit_many, save_head
-from beph_store.heads.head import SPEC_FILE
+from beph_store.heads.head import SPEC_FILE, WEIGHTS_FILE
 from beph_store.records import Case, Split
 from beph_store.store import Store, bags
 
@@ -84,20 +85,29 @@ def reproduce(
     record is not enough, RecipeMismatch and UnknownSlide where the store lacks what was trained on.
     """
     run = TrainedRun.open(folder)
+    _require_whole(run)
     opened = Store.open(store or str(run.about["store"]))
-    study = _study(run, opened)
-    options = _options(run.about["options"])
-    splits = [
-        Split(one["name"], *(tuple(one[p]) for p in ("train", "val", "test"))) for one in run.about["splits"]
-    ]
+    try:
+        study = _study(run, opened)
+        options = _options(run.about["options"])
+        splits = [
+            Split(one["name"], *(tuple(one[p]) for p in ("train", "val", "test")))
+            for one in run.about["splits"]
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise HeadError(
+            f"the record in {run.folder} cannot be understood ({type(error).__name__}: {error}): it was altered, or "
+            "written by a later version"
+        ) from error
     inputs = _inputs(run, study, options, splits)
     training = _trained(study, options, splits, progress)
     evaluation = evaluate(training.held_out, training.target, draws=options.draws, seed=options.seed)
-    alike = _weights(run, training)
+    own, alike = _own_files(run, len(training.heads)), _weights(run, training)
     off = _furthest(run.predictions(), predictions(training))
     apart = _figures(run.about["metrics"], metrics_json(evaluation))
     exact = tolerance == 0
     results = (
+        Check("files of heads", "as head.json says", f"{sum(own)} of {len(own)} are", all(own)),
         Check(
             "weights",
             f"{len(alike)} heads",
@@ -108,6 +118,20 @@ def reproduce(
         Check("figures", f"within {tolerance:g}", f"largest difference {apart:.3g}", apart <= tolerance),
     )
     return Reproduction(run.folder, (*inputs, *_where(run), *results), len(alike), off, apart)
+
+
+def _require_whole(run: TrainedRun) -> None:
+    """Raise HeadError for a record that lacks what is compared, or has it of another kind."""
+    about = run.about
+    parts = ("options", "cohort", "recipe", "metrics", "machine", "versions")
+    wrong = [name for name in parts if not isinstance(about.get(name), dict)]
+    if not wrong:
+        wrong += [name for name in ("seed", "draws") if type(about["options"].get(name)) is not int]
+        wrong += [name for name, said in about["metrics"].items() if not isinstance(said, dict)]
+    if not isinstance(about.get("splits"), list) or not about["splits"]:
+        wrong.append("splits")
+    if wrong:
+        raise HeadError(f"the record in {run.folder} has no usable {wrong[0]}: it was altered; train again")
 
 
 def _study(run: TrainedRun, store: Store) -> Study:
@@ -148,6 +172,7 @@ def _inputs(run: TrainedRun, study: Study, options: TrainOptions, splits: list[S
         ),
         _same("cohort", about["cohort"]["sha256"], cohort),
         _same("embeddings", about["embeddings_sha256"], content),
+        _same("classes", ", ".join(map(str, about["classes"])), ", ".join(run.classes)),
     ]
     if options.split.given is None:
         made = cohort_splits(study.cohort, with_val(options), options.seed)
@@ -158,6 +183,19 @@ def _inputs(run: TrainedRun, study: Study, options: TrainOptions, splits: list[S
 
 def _same(what: str, then: str, now: str) -> Check:
     return Check(what, then[:16], now[:16], then == now)
+
+
+def _own_files(run: TrainedRun, heads: int) -> list[bool]:
+    """Of each head whether its weights on the disk are those that its own record names."""
+    found = []
+    for number in range(heads):
+        folder = run.folder / "heads" / str(number)
+        try:
+            said = json.loads((folder / SPEC_FILE).read_bytes())["weights_sha256"]
+            found.append(hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest() == said)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise HeadError(f"head {number} in {run.folder} cannot be read: {error}") from error
+    return found
 
 
 def _where(run: TrainedRun) -> tuple[Check, ...]:

@@ -133,6 +133,41 @@ def test_a_record_that_is_not_enough_is_refused(own):
         reproduce(folder, store=store)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda about: about["options"].update(seed="x"),
+        lambda about: about["options"]["head"].update(magic=1),
+        lambda about: about["cohort"]["outcomes"].pop("c00"),
+        lambda about: about["splits"][0].pop("test"),
+        lambda about: about.update(splits=[]),
+        lambda about: about.pop("machine"),
+        lambda about: about["metrics"].update(auroc=0.5),
+    ],
+    ids=["seed", "option", "label", "split", "splits", "machine", "figure"],
+)
+def test_a_record_that_was_altered_is_refused_in_a_line(own, change):
+    folder, store = own
+    altered(folder, change)
+    with pytest.raises(HeadError, match="altered"):
+        reproduce(folder, store=store)
+
+
+def test_a_flipped_bit_in_the_weights_on_the_disk_is_told_whatever_the_tolerance(own):
+    folder, store = own
+    file = folder / "heads" / "1" / "weights.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(data)
+    assert failed(reproduce(folder, store=store, tolerance=1.0)) == {"files of heads"}
+
+
+def test_other_names_of_classes_are_told(own):
+    folder, store = own
+    altered(folder, lambda about: about["classes"].reverse())
+    assert "classes" in failed(reproduce(folder, store=store))
+
+
 def test_another_store_is_refused(own, tmp_path):
     other = Store.create(tmp_path / "other", written_by="test")
     with pytest.raises(RecipeMismatch):

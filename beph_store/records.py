@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -131,23 +132,6 @@ class TileSet:
         return len(self.origin_l0)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class TileBatch:
-    """Some tiles of one slide, as read.
-
-    ``tile_index`` (B,) int32; ``pixels`` (B, H, W, 3) uint8 RGB; ``ok`` (B,) bool, False where
-    the tile could not be read: its pixels are then meaningless and must not be encoded.
-    """
-
-    slide_id: str
-    tile_index: NDArray[np.int32]
-    pixels: NDArray[np.uint8]
-    ok: NDArray[np.bool_]
-
-    def __len__(self) -> int:
-        return len(self.tile_index)
-
-
 @dataclass(frozen=True, slots=True)
 class EncoderSpec:
     """All that is needed to use an encoder rightly, and to tell its vectors from any other's.
@@ -190,8 +174,7 @@ class Recipe:
     @property
     def key(self) -> str:
         """First 16 hex digits of the SHA-256 of the canonical JSON."""
-        canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        return _key_of(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Recipe:
@@ -204,6 +187,12 @@ class Recipe:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data."""
         return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=64)
+def _key_of(recipe: Recipe) -> str:
+    canonical = json.dumps(recipe.to_json(), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -30,7 +30,8 @@ from beph_store.store.vectors import SlideRows
 Progress = Callable[[int, int], None]
 #: Vectors as they are stored, and the greatest change that this made.
 _Half = tuple[NDArray[np.float16], float]
-_Read = tuple[SlideFeatures, _Half]
+#: A slide, its vectors, and what stands for its fingerprint.
+_Read = tuple[SlideFeatures, _Half, str]
 
 
 def import_features(
@@ -101,6 +102,8 @@ class _Run:
             for one, slide in late:
                 self._slide(one, lambda slide=slide: slide)  # type: ignore[misc]
                 progress(len(self.outcomes), len(found))
+            self.outcomes += self.keeper.rest()
+            progress(len(self.outcomes), len(found))
             for one, _ in self.late:
                 self._failed(one.slide_id, "it has no tiles, and nothing says how long the vectors would be")
         finally:
@@ -123,14 +126,14 @@ class _Run:
     def _read(self, found: Found) -> _Read:
         """In the other thread: the file, and what takes as long, its vectors as float16."""
         slide = self.form.open(found)
-        return slide, half_of(slide)
+        return slide, half_of(slide), _fingerprint(found)
 
     def _slide(self, found: Found, read: Callable[[], _Read]) -> None:
         try:
-            slide, half = read()
+            slide = read()
             if self._settled(found):  # the slide before it told the recipe
                 return
-            ready = self._ready(found, slide, half)
+            ready = self._ready(found, *slide)
             if ready is not None and (self._settled(found) or self._held(ready)):  # this one did
                 return
         except (SlideError, VectorInvalid, OSError, MemoryError) as error:
@@ -138,9 +141,9 @@ class _Run:
             self._failed(slide_id, (str(error).splitlines() or [type(error).__name__])[0])
             return
         if ready is None:
-            self.late.append((found, (slide, half)))
+            self.late.append((found, slide))
             return
-        self.outcomes.append(self.keeper.keep(ready))
+        self.outcomes += self.keeper.keep(ready)
         self.used[ready.recipe.key] = ready.recipe
         self.rounding = max(self.rounding, ready.rounding)
         self.tally["restored"] += ready.restored
@@ -148,7 +151,7 @@ class _Run:
         self.tally["tiles"] += len(ready.tiles)
         self.tally["bytes"] += sum(path.stat().st_size for path in found.files)
 
-    def _ready(self, found: Found, slide: SlideFeatures, half: _Half) -> Ready | None:
+    def _ready(self, found: Found, slide: SlideFeatures, half: _Half, fingerprint: str) -> Ready | None:
         """The slide as it will be stored; None for one without tiles whose recipe is not known yet."""
         export = self._export(found)
         if export is not None:
@@ -160,7 +163,7 @@ class _Run:
             slide = dataclasses.replace(slide, vectors=np.empty((0, told[0].encoder.dim), np.float16))
             half = half_of(slide)
         hand = self.hand(found.slide_id)
-        made = resolve(self.form, slide, half, self.options, hand, _fingerprint(found))
+        made = resolve(self.form, slide, half, self.options, hand, fingerprint)
         recipe, first = self.recipes.setdefault((found.encoder, found.group), (made.recipe, found.slide_id))
         if made.recipe != recipe:
             raise SlideError(f"{_difference(made.recipe, recipe)} {first}", slide_id=found.slide_id)

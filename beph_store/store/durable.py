@@ -49,16 +49,25 @@ def write_json(path: Place, data: Any) -> None:
     write_atomic(path, json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False).encode())
 
 
-def sync_lance(dataset: Place, data_files: list[str]) -> None:
-    """Flush the named data files of a Lance dataset and its newest manifest to the disk; a bucket has them already."""
+def sync_data(dataset: Place, data_files: list[str]) -> None:
+    """Flush the named data files of a Lance dataset, and their names, to the disk; a bucket has them already."""
     if not isinstance(dataset, Path):
         return
     for name in data_files:
         sync_file(dataset / "data" / name)
+    if data_files:
+        sync_folder(dataset / "data")
+
+
+def sync_lance(dataset: Place, data_files: list[str]) -> None:
+    """`sync_data`, and the dataset's newest manifest."""
+    if not isinstance(dataset, Path):
+        return
+    sync_data(dataset, data_files)
     versions = dataset / "_versions"
     newest = max(versions.glob("*.manifest"), key=lambda p: p.stat().st_mtime_ns, default=None)
     if newest is not None:
         sync_file(newest)
-    for folder in (dataset / "data", versions, dataset):
+    for folder in (versions, dataset):
         if folder.is_dir():
             sync_folder(folder)

@@ -34,12 +34,15 @@ def write_rasters(path: Place, rasters: Rasters) -> None:
     aside.parent.mkdir(parents=True, exist_ok=True)
     try:
         group = zarr.open_group(str(aside), mode="w", zarr_format=3)
-        _put(group, "thumbnail", rasters.thumbnail)
-        _put(group, "tissue", rasters.tissue.mask)
         tissue = rasters.tissue
-        group["tissue"].attrs.update(
-            {"method": tissue.method, "mpp_x": tissue.mpp_x, "mpp_y": tissue.mpp_y, "frame": "whole slide"}
-        )
+        frame = {
+            "method": tissue.method,
+            "mpp_x": tissue.mpp_x,
+            "mpp_y": tissue.mpp_y,
+            "frame": "whole slide",
+        }
+        _put(group, "thumbnail", rasters.thumbnail, {})
+        _put(group, "tissue", tissue.mask, frame)
         for file in aside.rglob("*"):
             if file.is_file():
                 sync_file(file)
@@ -74,6 +77,6 @@ def _get(group: zarr.Group, name: str) -> NDArray[Any]:
     return np.asarray(array[...])
 
 
-def _put(group: zarr.Group, name: str, array: NDArray[np.generic]) -> None:
+def _put(group: zarr.Group, name: str, array: NDArray[np.generic], attributes: dict[str, Any]) -> None:
     chunks = tuple(max(1, min(1024, side)) if axis < 2 else side for axis, side in enumerate(array.shape))
-    group.create_array(name, data=np.ascontiguousarray(array), chunks=chunks)
+    group.create_array(name, data=np.ascontiguousarray(array), chunks=chunks, attributes=attributes)

@@ -1,18 +1,24 @@
 """Sealing: a slide whose every vector is there becomes one Lance fragment, ready for the commit.
 
 `seal_slide` works from the staging folder alone, so that any process on any machine can seal what others have staged
-with `write_part`; its result is JSON data for the one that commits, see `RecipeWriter.take`.
+with `write_part`; `seal_rows` takes a slide whose vectors are all in memory, in any thread. The result is JSON data for
+the one that commits, see `RecipeWriter.take`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from beph_store.errors import StoreError
 from beph_store.records import Rasters, Recipe, SlideInfo, TileSet
-from beph_store.store.durable import sync_lance
+from beph_store.store.durable import sync_data
 from beph_store.store.kept import archive_of
 from beph_store.store.layout import Layout, is_dataset, tiles_schema
 from beph_store.store.locks import held
@@ -23,6 +29,9 @@ from beph_store.store.registry import SlideRow
 from beph_store.store.staging import Ready, Spool, plan_of, staged_plan, write_ready
 from beph_store.store.tables import create_table, write_rows
 from beph_store.store.vectors import SlideRows, assemble
+
+#: Makes the archive of a slide's kept pixels from (N,) ok and what names it; its digest, or None where none are kept.
+_FinishPixels = Callable[[NDArray[np.bool_], dict[str, Any]], str | None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,8 +65,21 @@ def seal_spool(layout: Layout, recipe: Recipe, sealing: Sealing, spool: Spool) -
 
     A slide without tiles gives a Ready without fragments, whose row says empty.
     """
+    return _seal(layout, recipe, sealing, assemble(sealing.tiles, *spool.collect()), spool.finish_pixels)
+
+
+def seal_rows(layout: Layout, recipe: Recipe, sealing: Sealing, rows: SlideRows) -> Ready:
+    """`seal_spool` of vectors that never were on the disk; they are stored as they are, whoever made them checked them.
+
+    The caller holds the claim. A process that dies here leaves what `compact` removes, and the slide to be done again.
+    """
+    return _seal(layout, recipe, sealing, rows, lambda ok, named: None)
+
+
+def _seal(
+    layout: Layout, recipe: Recipe, sealing: Sealing, rows: SlideRows, finish_pixels: _FinishPixels
+) -> Ready:
     slide_id, key = sealing.info.slide_id, recipe.key
-    rows = assemble(sealing.tiles, *spool.collect())
     write_rasters(layout.raster(key, slide_id), sealing.rasters)
     row = dataclasses.replace(
         sealing.row.with_info(sealing.info),
@@ -68,7 +90,9 @@ def seal_spool(layout: Layout, recipe: Recipe, sealing: Sealing, spool: Spool) -
     )
     if not len(sealing.tiles):
         return Ready(dataclasses.replace(row, status="empty"), [])
-    ready = _write_fragment(layout, recipe, row, rows, spool)
+    named = {"recipe": key, "slide_id": slide_id, "ingest_id": str(row.ingest_id)}
+    pixels = finish_pixels(rows.ok, named)
+    ready = _write_fragment(layout, recipe, dataclasses.replace(row, pixels_sha256=pixels), rows)
     if layout.is_remote:
         # First: once a slide is ready, the machine that holds its pixels may be lost.
         place_pixels(layout, ready)
@@ -96,19 +120,12 @@ def ensure_table(layout: Layout, recipe: Recipe) -> Place:
     return where
 
 
-def _write_fragment(layout: Layout, recipe: Recipe, row: SlideRow, rows: SlideRows, spool: Spool) -> Ready:
-    ingest_id = str(row.ingest_id)
-    named = {"recipe": recipe.key, "slide_id": row.slide_id, "ingest_id": ingest_id}
-    pixels = spool.finish_pixels(rows.ok, named)
+def _write_fragment(layout: Layout, recipe: Recipe, row: SlideRow, rows: SlideRows) -> Ready:
     where = ensure_table(layout, recipe)
-    fragments = write_rows(where, rows.to_table(row.slide_id, ingest_id))
-    row = dataclasses.replace(
-        row,
-        status="done",
-        unreadable=int((~rows.ok).sum()),
-        sha256=rows.sha256(),
-        pixels_sha256=pixels,
+    fragments = write_rows(where, rows.to_table(row.slide_id, str(row.ingest_id)))
+    unreadable = int((~rows.ok).sum())
+    ready = Ready(
+        dataclasses.replace(row, status="done", unreadable=unreadable, sha256=rows.sha256()), fragments
     )
-    ready = Ready(row, fragments)
-    sync_lance(where, ready.data_files())
+    sync_data(where, ready.data_files())
     return ready

@@ -53,7 +53,8 @@ class SlideRows:
             pa.array(np.ascontiguousarray(self.origin_l0[:, 1], np.int32)),
             pa.array(self.tissue.astype(np.float32, copy=False)),
             pa.array(status.tolist(), pa.string()),
-            pa.FixedSizeListArray.from_arrays(flat, dim, mask=pa.array(~self.ok)),
+            # Without a mask where none is needed: Lance then writes the values as they lie, in half the time.
+            pa.FixedSizeListArray.from_arrays(flat, dim, mask=None if self.ok.all() else pa.array(~self.ok)),
             pa.array([ingest_id] * n, pa.string()),
         ]
         return pa.Table.from_arrays(columns, schema=tiles_schema(dim))

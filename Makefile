@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | soak | docs | page | wheel | sbom | constraints | clean | distclean
+# make demo | test | lint | bench | soak | docs | page | wheel | sbom | audit | constraints | lock | clean | distclean
 #
 # PYTHON  the interpreter to build the environment with (3.11 or newer)
 # VENV    where the environment is
@@ -21,7 +21,7 @@ import sys; words = ("Downloading", "Using cached", "Processing", "Building", "I
 [print("  " + line.strip()[:96], flush=True) for line in sys.stdin if line.lstrip().startswith(words)]
 endef
 
-.PHONY: help demo test lint bench soak docs page wheel sbom constraints clean distclean
+.PHONY: help demo test lint bench soak docs page wheel sbom audit constraints lock clean distclean
 
 help:
 	@sed -n '1,6s/^# \{0,1\}//p' Makefile
@@ -38,9 +38,14 @@ $(VENV)/.cpu: pyproject.toml constraints.txt | $(BIN)/python
 	@set -o pipefail; $(PIP) install -c constraints.txt -e '.[cpu]' | $(BIN)/python -c '$(SHOW)'
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+# Where requirements.lock is for this platform, every file is compared with its hash, and nothing else is installed.
+$(VENV)/.dev: pyproject.toml constraints.txt requirements.lock .ci/lock.py | $(BIN)/python
 	@echo "installing beph-store[dev] into $(VENV) (torch too: on Linux several GB, the first time)"
-	@set -o pipefail; $(PIP) install -c constraints.txt -e '.[dev]' | $(BIN)/python -c '$(SHOW)'
+	@set -o pipefail; if $(BIN)/python .ci/lock.py fits; then echo "by requirements.lock, with hashes"; \
+	  $(PIP) install --require-hashes --no-deps -r requirements.lock | $(BIN)/python -c '$(SHOW)' \
+	  && $(PIP) install --no-deps --no-build-isolation -e . | $(BIN)/python -c '$(SHOW)' && $(PIP) check; \
+	  else echo "by constraints.txt: requirements.lock is for another platform"; \
+	  $(PIP) install -c constraints.txt -e '.[dev]' | $(BIN)/python -c '$(SHOW)'; fi
 	@touch $(VENV)/.cpu $@
 
 # ---- the words --------------------------------------------------------------------------------
@@ -81,9 +86,16 @@ wheel: | $(BIN)/python
 	@$(PIP) wheel --quiet --no-deps --wheel-dir dist .
 	@ls -l dist/*.whl
 
-# What is in the wheel's environment, as CycloneDX; and the versions with the hashes of their files.
+# What the wheel brings, within it and beside it, as CycloneDX with the hashes of files.
 sbom: $(VENV)/.dev
-	@mkdir -p dist && $(BIN)/python .ci/sbom.py --extra cpu --extra serve --extra train -o dist/sbom.json
+	@mkdir -p dist && wheel=$$(ls dist/*.whl 2> /dev/null | tail -n 1); \
+	  $(BIN)/python .ci/sbom.py --extra cpu --extra serve --extra train $${wheel:+--wheel "$$wheel"} -o dist/sbom.json
+
+# Known vulnerabilities of what is pinned. Exit code 2 where the advisory data cannot be had: that is no audit.
+audit:
+	@test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit \
+	  && build/audit/bin/python -m pip --disable-pip-version-check install --quiet pip-audit; }
+	@$(PYTHON) .ci/audit.py build/audit/bin/pip-audit
 
 constraints:
 	@rm -rf build/freeze && $(PYTHON) -m venv build/freeze
@@ -91,6 +103,15 @@ constraints:
 	@{ sed -n '/^#/p' constraints.txt; build/freeze/bin/python -m pip freeze \
 	  | sed -n 's/^\([A-Za-z0-9._-]*==[^+ ]*\).*/\1/p' | sed '/^beph-store==/d'; } > build/constraints.txt
 	@mv build/constraints.txt constraints.txt && rm -rf build/freeze && git diff --stat constraints.txt
+	@$(MAKE) --no-print-directory lock
+
+# The same versions with the SHA-256 of each file, for this platform. setuptools before 82 still brings pkg_resources.
+lock:
+	@rm -rf build/lock && $(PYTHON) -m venv build/lock && build/lock/bin/python -m pip install --quiet --upgrade pip
+	@build/lock/bin/python -m pip install --quiet --dry-run --ignore-installed --report build/lock/report.json \
+	  -c constraints.txt '.[dev]' 'setuptools>=77,<82'
+	@build/lock/bin/python .ci/lock.py write build/lock/report.json > build/requirements.lock
+	@mv build/requirements.lock requirements.lock && rm -rf build/lock && git diff --stat requirements.lock
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

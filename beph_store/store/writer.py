@@ -103,8 +103,10 @@ class RecipeWriter:
         if ready is None:
             return None
         data = self.layout.tiles(self.key) / "data"
+        # Of a process that died after its commit: nothing waits, and a --replace must not take the old for the new.
+        settled = _settled(self.registry.get(self.key, claim.slide_id), ready.row)
         there = all((data / name).exists() for name in ready.data_files())
-        if not there or not place_pixels(self.layout, ready):
+        if settled or not there or not place_pixels(self.layout, ready):
             discard(claim.folder)
             return None
         self._ready.append(ready)

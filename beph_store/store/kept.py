@@ -29,12 +29,6 @@ _PAIR = struct.Struct("<QQ")
 _ENTRY = _PAIR.size
 
 
-def has_pixels(layout: Layout, row: SlideRow) -> bool:
-    """Whether the registry says that a finished slide's tiles were kept, and they are there."""
-    archive = archive_of(layout, row)
-    return archive is not None and is_group(archive)
-
-
 def archive_of(layout: Layout, row: SlideRow) -> Place | None:
     """Where the kept tiles of a row are, None for a row without."""
     if row.status != "done" or row.pixels_sha256 is None or row.ingest_id is None:

@@ -21,7 +21,6 @@ from beph_store.errors import AmbiguousColumn, CohortError
 from beph_store.records import ClassLabel
 
 NO_TILE = "no stored tile there"
-FILTERED = "left out by --where"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

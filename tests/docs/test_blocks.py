@@ -21,8 +21,12 @@ def made(tmp_path_factory):
 
     def make(kind):
         if kind not in folders:
-            folders[kind] = tmp_path_factory.mktemp(kind)
-            KINDS[kind](folders[kind])
+            begins, more = KINDS[kind]
+            folder = tmp_path_factory.mktemp(kind)
+            if begins is not None:
+                shutil.copytree(make(begins), folder, dirs_exist_ok=True)
+            more(folder)
+            folders[kind] = folder
         return folders[kind]
 
     return make

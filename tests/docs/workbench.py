@@ -31,7 +31,7 @@ def environment(folder: Path) -> dict[str, str]:
         "COLUMNS": "100",
         "NO_COLOR": "1",
         "MPLBACKEND": "agg",
-        "OMP_NUM_THREADS": "2",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"),
     }
 
 
@@ -112,8 +112,7 @@ def make_kept(folder: Path) -> None:
 
 
 def make_served(folder: Path) -> None:
-    """The archive with a head, and slides that may be ingested by request; `served` starts the server."""
-    make_archive(folder)
+    """The archive that lies there, with a head, and slides that may be ingested by request; `served` starts it."""
     shell("beph-store train S --task classify --cohort labels.csv --target label --out heads/label", folder)
     (folder / "new" / "batch7").mkdir(parents=True)
     shutil.copy(folder / "slides" / "case-1.svs", folder / "new" / "a.svs")
@@ -121,8 +120,13 @@ def make_served(folder: Path) -> None:
     (folder / ".curlrc").write_text("silent\nshow-error\nfail-with-body\nmax-time = 60\n")
 
 
-#: What a page may ask for; ``empty`` is nothing at all.
-KINDS = {"demo": make_demo, "archive": make_archive, "kept": make_kept, "server": make_served}
+#: What a page may ask for, and what that one begins with; ``empty`` is nothing at all.
+KINDS = {
+    "demo": (None, make_demo),
+    "archive": (None, make_archive),
+    "kept": (None, make_kept),
+    "server": ("archive", make_served),
+}
 
 
 @contextlib.contextmanager

@@ -29,7 +29,15 @@ from tests.fuzz.corpus import broken, impostors, strange_files  # noqa: E402
 from tests.fuzz.harness import Findings, ingest_folder, run  # noqa: E402
 
 #: Share of the minutes that each part may take.
-SHARES = {"ingest": 0.12, "import": 0.10, "compact": 0.05, "index": 0.04, "train": 0.05, "pretrain": 0.08}
+SHARES = {
+    "ingest": 0.11,
+    "import": 0.05,
+    "import-clam": 0.06,
+    "compact": 0.05,
+    "index": 0.04,
+    "train": 0.05,
+    "pretrain": 0.08,
+}
 #: Parts with servers, clusters, disks and limits of their own, whose soak tests are run with the rest of them.
 SUITES = (
     "tests/store",

@@ -59,6 +59,7 @@ def test_a_bomb_ends_in_one_line_that_names_the_limit_and_the_run_goes_on(slides
 
 
 @linux
+@pytest.mark.soak
 def test_with_more_memory_the_same_file_is_read(slides, tmp_path):
     """It is one colour all over, and so holds no tissue."""
     strip = [slides / "a-strip.tif"]

@@ -38,14 +38,13 @@ SHARES = {
     "train": 0.05,
     "pretrain": 0.08,
 }
-#: Parts with servers, clusters, disks and limits of their own, whose soak tests are run with the rest of them.
+#: Parts with servers, clusters, disks and limits of their own, whose tests that are too long for every change are run.
 SUITES = (
     "tests/store",
     "tests/engine/cluster",
     "tests/attacks",
     "tests/engine/test_memory.py",
     "tests/faults/test_full_disk.py",
-    "tests/faults/test_stalls.py",
 )
 ROLES = ["write", "write", "write", "tidy", "index", "read", "read"]
 
@@ -123,9 +122,8 @@ def suites() -> dict[str, str]:
     """The closing line of each of ``SUITES``."""
     closing = {}
     for name in SUITES:
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "--soak", name], cwd=ROOT, capture_output=True, text=True
-        )
+        command = [sys.executable, "-m", "pytest", "-q", "--soak", "-m", "soak", name]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         closing[name] = done.stdout.strip().splitlines()[-1]
         say(f"{name}: {closing[name]}")
         assert done.returncode == 0, done.stdout[-3000:]

@@ -57,21 +57,33 @@ def _tiles_of(slide: Path, encoder: str, most: int) -> NDArray[np.uint8]:
 
 
 _CHILD = """
-import json, resource, sys
+import json, sys
+sys.path.insert(0, sys.argv[4])
+from common import children_watched, high_water_mb
 from beph_store.engine.ingest import IngestOptions, ingest
 stride = int(sys.argv[3]) or None
-report = ingest(sys.argv[4:], sys.argv[1], options=IngestOptions(encoder=sys.argv[2], stride_px=stride))
+with children_watched() as readers:
+    report = ingest(sys.argv[5:], sys.argv[1], options=IngestOptions(encoder=sys.argv[2], stride_px=stride))
 assert not report.failed, report.failed
-peak = [resource.getrusage(who).ru_maxrss / 1e3 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-print(json.dumps({**report.to_json(), "peak_mb": peak}))
+print(json.dumps({**report.to_json(), "peak_mb": [high_water_mb(), max(readers)]}))
 """
 
 
 def ingest_once(slides: Sequence[Path], encoder: str, stride: int | None = None) -> dict[str, Any]:
     """The report of one ingest into a fresh store, with the peak memory (engine, largest reader) in MB."""
+    here = str(Path(__file__).parent)
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
-            [sys.executable, "-c", _CHILD, f"{folder}/store", encoder, str(stride or 0), *map(str, slides)],
+            [
+                sys.executable,
+                "-c",
+                _CHILD,
+                f"{folder}/store",
+                encoder,
+                str(stride or 0),
+                here,
+                *map(str, slides),
+            ],
             check=True,
             capture_output=True,
             text=True,

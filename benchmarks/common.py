@@ -1,10 +1,15 @@
-"""What every benchmark writes beside its figures."""
+"""What every benchmark writes beside its figures, and how memory is measured."""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import platform
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -47,3 +52,29 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def high_water_mb(pid: int | str = "self") -> float:
+    """The most memory that a living process has held, MB. Not ``ru_maxrss``, which begins with what its parent held."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(found[1]) * 1024 / 1e6 if found else 0.0
+
+
+@contextmanager
+def children_watched() -> Iterator[list[float]]:
+    """While inside, the most that each look at a process started by `multiprocessing` found it to have held, MB."""
+    seen, over = [0.0], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.05):
+            for process in multiprocessing.active_children():
+                with suppress(OSError):
+                    seen.append(high_water_mb(process.pid or "self"))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()

@@ -251,4 +251,5 @@ class Dispatch:
 
 
 def _crashed(error: BaseException) -> str:
-    return f"the reader crashed on this file ({type(error).__name__}): check it with another viewer, or convert it"
+    how = type(error).__name__
+    return f"the reader crashed or hung on this file ({how}): check it with another viewer, or convert it"

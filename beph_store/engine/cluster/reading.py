@@ -6,10 +6,12 @@ again. Pixels come as objects in shared memory, a few ahead of the encoder and n
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -94,12 +96,34 @@ def _some(tiles: TileSet, rows: NDArray[Any]) -> TileSet:
     return replace(tiles, origin_l0=tiles.origin_l0[rows], tissue=tiles.tissue[rows])
 
 
+@contextmanager
+def ends_after(seconds: float) -> Iterator[None]:
+    """The system ends this process if the block is not over by then, wherever it hangs; Ray tells the loss.
+
+    Only in a process's main thread, which is where Ray runs a task; elsewhere there is no limit.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a handler of Python's would wait for the decoder
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _patience(task: SlideTask) -> float:
+    return STALL_SECONDS if task.remote is None else FETCH_SECONDS
+
+
 def survey_slide(task: SlideTask, spec: TileSpec) -> tuple[Surveyed | Failed, Rasters | None]:
-    """Open a slide, find its tissue, cut it."""
+    """Open a slide, find its tissue, cut it. A decoder that hangs takes the process with it."""
     start = time.perf_counter()
     stats = ReadStats()
     try:
-        with memory_limit(task.memory_bytes), task.open() as slide:
+        with ends_after(_patience(task)), memory_limit(task.memory_bytes), task.open() as slide:
             tiles, rasters = survey(slide, spec)
             order = TileReader(slide, tiles).order()
             info, backend = slide.info, slide.backend
@@ -120,7 +144,6 @@ def read_span(work: Work, chunk: int = CHUNK_TILES) -> Iterator[Said]:
             own = np.arange(len(work.tile_index))
             reader = TileReader(slide, work.tiles)
             order = reader.order(own)
-            reader.fetch_ahead(order)
             reader.fetch_ahead(order)
             side = work.tiles.spec.tile_px
             pixels = np.empty((chunk, side, side, 3), np.uint8)
@@ -269,7 +292,7 @@ class SpanPool:
 
     def _stalled(self, reading: _Reading) -> bool:
         """Whether it has begun and says nothing any more; one that is merely not asked is not stalled."""
-        most = STALL_SECONDS if reading.work.task.remote is None else FETCH_SECONDS
+        most = _patience(reading.work.task)
         if not reading.begun or time.monotonic() - reading.heard < most:
             return False
         return not self._ray.wait([reading.stream], num_returns=1, timeout=0)[0]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -77,6 +80,32 @@ def _pixels(said: list[Any]) -> dict[int, np.ndarray]:
     pieces = [piece for piece in said if isinstance(piece, Piece)]
     index = np.concatenate([piece.tile_index for piece in pieces]).tolist()
     return dict(zip(index, np.concatenate([piece.pixels for piece in pieces]), strict=True))
+
+
+HANGS = """
+import sys, time
+from types import SimpleNamespace
+from beph_store.engine.cluster import reading
+reading.STALL_SECONDS = 0.3
+def open_slide():
+    if sys.argv[1] == "hang":
+        time.sleep(60)
+    raise OSError("no such slide")
+task = SimpleNamespace(slide_id="a.svs", remote=None, memory_bytes=1 << 32, open=open_slide)
+print(reading.survey_slide(task, None)[0].error)
+time.sleep(0.6)
+"""
+
+
+def test_a_survey_that_hangs_ends_its_process_and_no_other() -> None:
+    def ended(how: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", HANGS, how], capture_output=True, text=True, timeout=60)
+
+    assert ended("hang").returncode == -signal.SIGALRM
+    done = ended("fail")
+    assert (done.returncode, done.stdout.strip()) == (0, "the reader failed: OSError: no such slide"), (
+        done.stderr
+    )
 
 
 def test_a_slide_that_is_not_there_is_a_slide_that_failed(tmp_path: Path) -> None:

@@ -10,9 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
-from numcodecs import Zstd
-from numcodecs.checksum32 import CRC32C
 from numpy.typing import ArrayLike, NDArray
 
 from beph_store.errors import StoreError, UnknownSlide
@@ -22,7 +19,7 @@ from beph_store.store.pixels import ABSENT, FORMAT, SHARD, crc32, digest
 from beph_store.store.place import ObjectPath, Place, measure
 from beph_store.store.registry import SlideRow
 from beph_store.store.staging import read_ready
-from beph_store.store.zarrs import is_group, read_group
+from beph_store.store.zarrs import array_of, is_group, read_group
 
 #: An entry of the index: where a chunk begins, and its bytes.
 _PAIR = struct.Struct("<QQ")
@@ -141,6 +138,8 @@ class Shard:
 
     def index(self) -> NDArray[np.uint64]:
         """(N, 2) where each tile's chunk begins, and its bytes; the checksum of the whole index is tested."""
+        from numcodecs.checksum32 import CRC32C
+
         try:
             raw = CRC32C(location="end").decode(self._at(self._data, _ENTRY * self._tiles + 4))
             return np.frombuffer(raw, "<u8").reshape(self._tiles, 2)
@@ -154,6 +153,8 @@ class Shard:
 
     def tile(self, number: int, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """(H, W, 3) of one tile, into ``out`` where it is given; zero where it could not be read."""
+        from numcodecs import Zstd
+
         out = np.empty(self._shape, np.uint8) if out is None else out
         try:
             offset, count = self._entry(number)
@@ -225,14 +226,14 @@ def _metadata(archive: Place, row: SlideRow, tile_px: int) -> NDArray[np.bool_]:
     try:
         group = read_group(archive, but=SHARD)
         said: dict[str, Any] = group.attrs.asdict()
-        tiles, ok = group["tiles"], group["ok"]
-        if not isinstance(ok, zarr.Array) or ok.shape != (row.tiles,):
+        tiles, ok = array_of(group, "tiles"), array_of(group, "ok")
+        if ok.shape != (row.tiles,):
             raise ValueError("ok has not one value a tile")
         found = np.asarray(ok[...], bool)
     except (KeyError, ValueError, OSError) as error:
         raise StoreError(f"its kept tiles are damaged: {error}", path=str(archive)) from error
     want = (row.tiles, tile_px, tile_px, 3)
-    if said.get("format") != FORMAT or not isinstance(tiles, zarr.Array):
+    if said.get("format") != FORMAT:
         raise StoreError(f"its kept tiles have format {said.get('format')!r}, this version reads {FORMAT}")
     if tiles.shape != want or tiles.dtype != np.uint8 or said.get("ingest_id") != row.ingest_id:
         raise StoreError("its kept tiles belong to another ingest, or have another form")

@@ -25,16 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
-from numcodecs import Zstd
-from numcodecs.checksum32 import CRC32C
 from numpy.typing import NDArray
-from zarr.codecs import ZstdCodec
 
 from beph_store.errors import StoreError
 from beph_store.store.durable import sync_file, sync_folder
 from beph_store.store.place import Place, put_folder
-from beph_store.store.zarrs import GROUP, is_group
+from beph_store.store.zarrs import GROUP, is_group, new_group
 
 #: Version of the archive; another one is not read.
 FORMAT = 1
@@ -63,6 +59,8 @@ def pack(pixels: NDArray[np.uint8], map_: Map = map) -> Packed:
 
 
 def _compress(tile: NDArray[np.uint8]) -> bytes:
+    from numcodecs import Zstd
+
     return bytes(Zstd(level=_LEVEL, checksum=True).encode(tile))
 
 
@@ -133,6 +131,8 @@ class PixelLog:
 
         Raises StoreError where a tile that could be read was never added.
         """
+        from numcodecs.checksum32 import CRC32C
+
         missing = int((ok & (self.spans[:, 0] == _NOWHERE)).sum())
         if missing:
             raise StoreError(f"the pixels of {missing} tiles were never kept")
@@ -145,7 +145,9 @@ class PixelLog:
         return name
 
     def _write_archive(self, ok: NDArray[np.bool_], attributes: dict[str, Any]) -> None:
-        group = zarr.open_group(str(self.archive), mode="w", zarr_format=3, attributes=attributes)
+        from zarr.codecs import ZstdCodec
+
+        group = new_group(self.archive, attributes)
         shape = (len(ok), self._tile_px, self._tile_px, 3)
         group.create_array(
             "tiles",

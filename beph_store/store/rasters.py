@@ -6,17 +6,19 @@ import shutil
 import uuid
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from beph_store.errors import StoreError, UnknownSlide
 from beph_store.records import Rasters, TissueMask
 from beph_store.store.durable import sync_file
 from beph_store.store.place import Place, put_folder
-from beph_store.store.zarrs import GROUP, is_group, read_group
+from beph_store.store.zarrs import GROUP, array_of, is_group, new_group, read_group
+
+if TYPE_CHECKING:
+    import zarr
 
 #: Bytes of a raster in memory: a file that says more was not made by us.
 _LARGEST = 1 << 30
@@ -33,7 +35,7 @@ def write_rasters(path: Place, rasters: Rasters) -> None:
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     aside.parent.mkdir(parents=True, exist_ok=True)
     try:
-        group = zarr.open_group(str(aside), mode="w", zarr_format=3)
+        group = new_group(aside)
         tissue = rasters.tissue
         frame = {
             "method": tissue.method,
@@ -69,9 +71,7 @@ def read_rasters(path: Place) -> Rasters:
 
 
 def _get(group: zarr.Group, name: str) -> NDArray[Any]:
-    array = group[name]
-    if not isinstance(array, zarr.Array):
-        raise KeyError(name)
+    array = array_of(group, name)
     if array.nbytes > _LARGEST:
         raise ValueError(f"{name} says that it has {array.nbytes:,} bytes")
     return np.asarray(array[...])

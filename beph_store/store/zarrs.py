@@ -1,14 +1,17 @@
-"""zarr groups wherever they lie. A group in a bucket is small but for its shards: it is read whole, without those."""
+"""zarr groups wherever they lie. A group in a bucket is small but for its shards: it is read whole, without those.
+
+zarr is imported inside the functions: it takes a fifth of a second, and most commands never look at a raster.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-
-import zarr
-from zarr.core.buffer import default_buffer_prototype
-from zarr.storage import MemoryStore
+from typing import TYPE_CHECKING, Any
 
 from beph_store.store.place import Place, each
+
+if TYPE_CHECKING:
+    import zarr
 
 #: The object that makes a group; put last, so that a group that has it is whole.
 GROUP = "zarr.json"
@@ -21,6 +24,10 @@ def is_group(where: Place) -> bool:
 
 def read_group(where: Place, *, but: Path | None = None) -> zarr.Group:
     """The group, to be read; without the object ``but`` where it lies in a bucket. zarr's and a disk's errors."""
+    import zarr
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.storage import MemoryStore
+
     if isinstance(where, Path):
         return zarr.open_group(str(where), mode="r", zarr_format=3)
     paths = {str(path.relative_to(where)): path for path in where.rglob("*")}
@@ -29,3 +36,20 @@ def read_group(where: Place, *, but: Path | None = None) -> zarr.Group:
     take = default_buffer_prototype().buffer.from_bytes
     found = each(lambda path: take(path.read_bytes()), paths.values())
     return zarr.open_group(MemoryStore(dict(zip(paths, found, strict=True))), mode="r", zarr_format=3)
+
+
+def new_group(where: Path, attributes: dict[str, Any] | None = None) -> zarr.Group:
+    """An empty group there, in place of whatever was."""
+    import zarr
+
+    return zarr.open_group(str(where), mode="w", zarr_format=3, attributes=attributes)
+
+
+def array_of(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    """An array of a group; KeyError where there is none, or a group in its place."""
+    import zarr
+
+    found = group[name]
+    if not isinstance(found, zarr.Array):
+        raise KeyError(name)
+    return found

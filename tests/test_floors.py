@@ -7,6 +7,7 @@ library module imports; command line and benchmarks. Imports inside functions co
 
 import ast
 import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -95,10 +96,19 @@ def within(module: str, side: tuple[str, ...]) -> bool:
 
 
 def imports(module: str, source: str, is_package: bool = False) -> list[tuple[int, str]]:
+    """`statements`, and strings that are the name of a module of ours: tables of backends are made of them."""
+    strings = [
+        (node.lineno, str(node.value))
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Constant) and OUR_NAME.fullmatch(str(node.value))
+    ]
+    return statements(module, source, is_package) + strings
+
+
+def statements(module: str, source: str, is_package: bool = False) -> list[tuple[int, str]]:
     """(line, absolute name) of everything imported, anywhere in the file.
 
-    ``from a import b`` yields ``a.b`` where that is a module and ``a`` otherwise. A string
-    that is the name of a module of ours counts as well: tables of backends are made of them.
+    ``from a import b`` yields ``a.b`` where that is a module and ``a`` otherwise.
     """
     found = []
     for node in ast.walk(ast.parse(source)):
@@ -109,8 +119,6 @@ def imports(module: str, source: str, is_package: bool = False) -> list[tuple[in
             for alias in node.names:
                 whole = f"{base}.{alias.name}"
                 found.append((node.lineno, whole if whole in MODULES or whole in FLOOR else base))
-        elif isinstance(node, ast.Constant) and OUR_NAME.fullmatch(str(node.value)):
-            found.append((node.lineno, str(node.value)))
     return found
 
 
@@ -147,6 +155,15 @@ def violations(module: str, source: str, is_package: bool = False) -> list[str]:
 def test_a_module_imports_only_what_lies_below(module):
     path = MODULES[module]
     assert violations(module, path.read_text(), path.name == "__init__.py") == []
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    graph = {
+        module: {name for _, name in statements(module, path.read_text(), path.name == "__init__.py")}
+        for module, path in MODULES.items()
+        if not module.startswith("benchmarks.")
+    }
+    TopologicalSorter(graph).prepare()  # raises CycleError, which lists the circle
 
 
 @pytest.mark.parametrize("module", MODULES)

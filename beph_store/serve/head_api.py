@@ -16,7 +16,8 @@ from beph_store.records import ClassTarget, SurvivalTarget
 from beph_store.serve.answers import answer
 from beph_store.serve.asked import one_of, whole_query
 from beph_store.serve.desk import Desk, json_number
-from beph_store.serve.heads import KnownHead, all_heads, find_head
+from beph_store.serve.finding_heads import all_heads, find_head
+from beph_store.serve.heads import KnownHead
 from beph_store.serve.routes import BOOLEAN, INTEGER, NUMBER, STRING, Endpoint, Parameter, array, record
 
 

@@ -22,8 +22,9 @@ from beph_store.heads.head import SPEC_FILE, WEIGHTS_FILE
 from beph_store.serve.answers import Refused, answer, malformed, missing
 from beph_store.serve.asked import one_of
 from beph_store.serve.desk import Desk
+from beph_store.serve.finding_heads import find_head
 from beph_store.serve.head_api import HEAD
-from beph_store.serve.heads import KnownHead, find_head
+from beph_store.serve.heads import KnownHead
 from beph_store.serve.overlay_api import slide_form, slide_rows
 from beph_store.serve.routes import BOOLEAN, INTEGER, NUMBER, STRING, Endpoint, Parameter, array, record
 from beph_store.serve.store_api import RECIPE, SLIDE

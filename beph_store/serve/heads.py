@@ -5,19 +5,14 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from beph_store.engine.study.attention import Show, Thought, thought
 from beph_store.engine.study.shown import Shown, figures_of, shown
 from beph_store.engine.study.trained import RUN_FILE, TrainedRun
 from beph_store.errors import BephStoreError
-from beph_store.serve.answers import Refused, missing
-
-if TYPE_CHECKING:
-    from beph_store.serve.desk import Desk
 
 #: Runs kept open with the weights of their heads, and maps of tiles kept in memory.
 _OPEN = 8
@@ -136,50 +131,3 @@ def _open(folder: Path, name: str | None) -> Found:
         )
         return Unreadable(made, said)
     return KnownHead(made, "job" if name else "folder", run)
-
-
-def all_heads(desk: Desk) -> tuple[list[KnownHead], list[Unreadable]]:
-    """Every head, the newest first, and what cannot be read; a folder that is also a job's is the job's."""
-    known: dict[str, KnownHead] = {}
-    broken: dict[str, Unreadable] = {}
-    seen: set[Path] = set()
-    for folder, name in _folders(desk):
-        real = folder.resolve()
-        if real in seen:
-            continue
-        seen.add(real)
-        try:
-            found = desk.heads.opened(folder, name)
-        except OSError:  # deleted just now
-            continue
-        if isinstance(found, KnownHead):
-            known.setdefault(found.id, found)
-        else:
-            broken.setdefault(found.id, found)
-    return sorted(known.values(), key=_age, reverse=True), list(broken.values())
-
-
-def _age(head: KnownHead) -> tuple[str, str]:
-    return str(head.run.about["written_at"]), head.id
-
-
-def _folders(desk: Desk) -> Iterator[tuple[Path, str | None]]:
-    jobs = desk.shelf.store.layout.jobs
-    for record in sorted(jobs.glob(f"*/out/{RUN_FILE}")):
-        yield record.parent, record.parent.parent.name
-    for folder in desk.folders.heads:
-        for record in (folder / RUN_FILE, *sorted(folder.glob(f"*/{RUN_FILE}"))):
-            if record.is_file():
-                yield record.parent, None
-
-
-def find_head(desk: Desk, head: str) -> KnownHead:
-    """The head of that id, looked up among those there are; 404 for any other, 409 for one that cannot be read."""
-    known, broken = all_heads(desk)
-    for one in known:
-        if one.id == head:
-            return one
-    for other in broken:
-        if other.id == head:
-            raise Refused(409, f"the head cannot be used: {other.error}")
-    raise missing("no such head: /api/heads lists them")

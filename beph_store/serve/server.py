@@ -16,7 +16,8 @@ from beph_store.serve.app import make_app
 from beph_store.serve.desk import Folders
 from beph_store.serve.guard import Guard, new_token
 from beph_store.serve.jobs.feed import Feed
-from beph_store.serve.patience import Patience, watched
+from beph_store.serve.patience import Patience
+from beph_store.serve.watched import watched
 
 
 @dataclass(frozen=True, slots=True)

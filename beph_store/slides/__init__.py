@@ -7,10 +7,12 @@ A slide in object storage (`remote`) is read through a copy on local disk (`copi
 """
 
 from beph_store.slides.copies import local_copy
-from beph_store.slides.find import find_slides, fingerprint, is_slide
+from beph_store.slides.find import find_slides, fingerprint
+from beph_store.slides.names import is_slide
+from beph_store.slides.opening import open_slide
 from beph_store.slides.reader import SlideReader
 from beph_store.slides.remote import Reads, Remote, Staging
-from beph_store.slides.table import BACKENDS, open_slide
+from beph_store.slides.table import BACKENDS
 from beph_store.slides.tiles import TileReader
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Which files are slides, and how one is told from another."""
+"""Which files are slides, and how one is told from another; in object storage `listing` does the same."""
 
 from __future__ import annotations
 
@@ -11,36 +11,8 @@ from pathlib import Path
 from beph_store.errors import SlideUnreadable
 from beph_store.objects import is_url
 from beph_store.slides.listing import fingerprint as remote_fingerprint
+from beph_store.slides.names import BLOCK, BLOCKS, SLIDE_SUFFIXES, is_slide
 from beph_store.slides.remote import Remote
-
-#: Formats that are slides wherever they lie.
-SLIDE_SUFFIXES = frozenset(
-    [
-        ".svs",
-        ".tif",
-        ".tiff",
-        ".btf",
-        ".ndpi",
-        ".scn",
-        ".mrxs",
-        ".bif",
-        ".svslide",
-        ".vms",
-        ".vmu",
-        ".czi",
-        ".dcm",
-    ]
-)
-#: Formats that may be a picture of anything: taken from a folder only where it holds no slide.
-IMAGE_SUFFIXES = frozenset([".png", ".jpg", ".jpeg"])
-
-#: What a fingerprint reads of a large file: so many blocks of so many bytes.
-BLOCK, BLOCKS = 64 << 10, 16
-
-
-def is_slide(path: str | Path) -> bool:
-    """Whether the suffix is one that ``open_slide`` may read; the file is not looked at."""
-    return Path(path).suffix.lower() in SLIDE_SUFFIXES | IMAGE_SUFFIXES
 
 
 def find_slides(root: str | Path) -> list[tuple[str, Path]]:

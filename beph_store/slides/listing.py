@@ -15,6 +15,7 @@ from typing import Any
 
 from beph_store.errors import BephStoreError, UsageError
 from beph_store.objects import open_bucket, parse, translated
+from beph_store.slides.names import SLIDE_SUFFIXES, is_slide
 from beph_store.slides.remote import Remote, current, head, of_meta, read_range, sampled, side_by_side
 
 
@@ -116,8 +117,6 @@ def _expression(part: str) -> str:
 
 
 def _slides_among(objects: dict[str, Remote]) -> list[tuple[str, Remote]]:
-    from beph_store.slides.find import SLIDE_SUFFIXES, is_slide
-
     shown = sorted(
         (name, item)
         for name, item in objects.items()

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from beph_store.errors import ObjectStorageError, SlideChanged, SlideUnreadable
 from beph_store.objects import name_of, open_bucket, translated
+from beph_store.slides.names import BLOCK, BLOCKS
 
 #: Requests under way at once. On 80 ms of latency eight of 2 MiB keep 200 MB/s busy.
 PARALLEL = 8
@@ -158,8 +159,6 @@ def _place(item: Remote) -> str:
 
 def sampled(size: int) -> Iterable[tuple[int, int]]:
     """(offset, bytes) of what a fingerprint is made of."""
-    from beph_store.slides.find import BLOCK, BLOCKS
-
     if size <= BLOCK * BLOCKS:
         return [(0, size)] if size else []
     return [((size - BLOCK) * index // (BLOCKS - 1), BLOCK) for index in range(BLOCKS)]

@@ -15,7 +15,7 @@ IN_PARTS = "tiled-jpeg"
 
 
 def open_staged(address: str | Remote, ask: Ask, cache_bytes: int, staging: Staging) -> SlideReader:
-    """See ``table.open_slide``. The copy stays pinned until the slide is closed."""
+    """See ``opening.open_slide``. The copy stays pinned until the slide is closed."""
     slide = current(address) if isinstance(address, str) else address
     copy = Copy(slide, staging)
     try:

@@ -19,9 +19,10 @@ from starlette.routing import Route
 from beph_store.serve import patience as patience_module
 from beph_store.serve import server as server_module
 from beph_store.serve.app import make_app
-from beph_store.serve.patience import Patience, watched
+from beph_store.serve.patience import Patience
 from beph_store.serve.patience_h11 import WatchedH11
 from beph_store.serve.server import make_server
+from beph_store.serve.watched import watched
 
 from .conftest import TOKEN
 

@@ -13,7 +13,7 @@ from beph_store.engine.study.asked import Check, checked, number, one_of, text, 
 from beph_store.engine.study.kept import kept_table
 from beph_store.errors import UsageError
 from beph_store.serve.answers import Refused
-from beph_store.serve.heads import find_head
+from beph_store.serve.finding_heads import find_head
 from beph_store.serve.jobs.queue import NewJob, NoSuchJob
 from beph_store.serve.jobs.roots import inside
 from beph_store.store.reader import RecipeRecord

@@ -7,7 +7,10 @@ squeezing it into RGB would be a guess.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -115,7 +118,7 @@ class _Decoder:
         import tifffile
 
         try:
-            with tifffile.TiffFile(probe.path) as file:
+            with _unsaid("tifffile"), tifffile.TiffFile(probe.path) as file:
                 everything = [*file.pages, *(file.pages[0].pages or ())]
                 for page in everything:
                     offsets = page.dataoffsets
@@ -127,6 +130,18 @@ class _Decoder:
                 f"tifffile: {(str(error).splitlines() or [type(error).__name__])[0]}"
             ) from error
         raise SlideUnreadable("tifffile does not find the image that the directories name")
+
+
+@contextmanager
+def _unsaid(library: str) -> Iterator[None]:
+    """What a library logs of a broken file stays out of the terminal: our error says it, once."""
+    logger = logging.getLogger(library)
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def level_pages(layout: TiffLayout) -> list[Page]:

@@ -333,3 +333,24 @@ def test_the_mark_of_an_ndpi_does_not_spare_a_tiled_file(tiled):
     tiled.write_bytes(data)
     set_tag(tiled, 322, 1 << 20)
     refused(tiled, "tiles of 1048576")
+
+
+def test_what_a_library_logs_of_a_broken_tag_stays_out_of_the_terminal(tmp_path, caplog):
+    path = tmp_path / "a.tif"
+    picture = np.random.default_rng(0).integers(0, 255, (300, 300, 3), dtype=np.uint8)
+    options = {
+        "resolution": (20000, 20000),
+        "resolutionunit": "CENTIMETER",
+        "software": "a long name of software",
+    }
+    tifffile.imwrite(path, picture, photometric="rgb", compression="lzw", rowsperstrip=37, **options)
+    with tifffile.TiffFile(path) as file:
+        at = file.pages[0].tags["Software"].offset
+    data = bytearray(path.read_bytes())
+    data[at + 8 : at + 12] = (2).to_bytes(4, "little")
+    path.write_bytes(data)
+    with open_slide(path, prefer="tiff") as slide:
+        assert slide.info.size_l0 == (300, 300)
+    assert not caplog.records
+    with tifffile.TiffFile(path):
+        assert caplog.records  # it does say something

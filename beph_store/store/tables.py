@@ -163,12 +163,22 @@ def _drop_doubles(where: Place, fragments: Sequence[dict[str, Any]]) -> None:
 
 
 def again(where: Place, work: Callable[[], _T]) -> _T:
-    """Do what has the effect of being done once however often it is done; again where a bucket said an error."""
-    for left in reversed(range(_TRIES if isinstance(where, ObjectPath) else 1)):
+    """Do what has the effect of being done once however often it is done.
+
+    Once more where a bucket said an error, and anywhere if another process changed the table meanwhile: indexes are
+    built without a lock. StoreError if that went on.
+    """
+    for left in reversed(range(_TRIES)):
         try:
             with lance_errors(where):
                 return work()
-        except (OSError, ValueError, RuntimeError):
-            if not left:
-                raise
+        except (OSError, ValueError, RuntimeError) as error:
+            overtaken = "commit conflict" in str(error).lower()
+            if left and (overtaken or isinstance(where, ObjectPath)):
+                continue
+            if overtaken:
+                raise StoreError(
+                    f"others keep changing {where.name}: run the same command again later"
+                ) from error
+            raise
     raise AssertionError("not reached")

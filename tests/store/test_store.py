@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from beph_store.errors import FormatUnknown, NotAStore, QueryError, RecipeMismatch, StoreError, UnknownSlide
 from beph_store.records import Recipe
-from beph_store.store import RecipeWriter, SlideRow, Store, compact, query, verify, write_parquet
+from beph_store.store import RecipeWriter, SlideRow, Store, compact, query, tables, verify, write_parquet
 from tests.store.conftest import DIM, ENCODER, RECIPE, TILE, crash, seal
 
 NewWriter = Callable[..., RecipeWriter]
@@ -173,6 +174,48 @@ def test_compact_waits_for_the_ingest(full: Store, new_writer: NewWriter) -> Non
     crash(crashed)
     with pytest.raises(StoreError, match="uncommitted"):
         compact(full)
+
+
+class Overtaken:
+    """A table's handle; before it compacts, another process builds an index, as often as ``times`` says."""
+
+    times = 0
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._table = path, tables.open_table(path)
+
+    def __getattr__(self, name: str) -> object:
+        return self._table.optimize if name == "_really" else getattr(self._table, name)
+
+    @property
+    def optimize(self) -> Overtaken:
+        return self
+
+    def compact_files(self, **options: int) -> object:
+        if Overtaken.times:
+            Overtaken.times -= 1
+            tables.open_table(self._path).create_scalar_index("tile", "BTREE", replace=True)
+        return self._really.compact_files(**options)  # type: ignore[attr-defined]
+
+
+def test_compact_begins_again_where_an_index_is_built_meanwhile(
+    full: Store, new_writer: NewWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("x.svs", "y.svs"):  # a fragment each
+        writer = new_writer()
+        seal(writer, name, 30)
+        writer.close()
+    monkeypatch.setattr(importlib.import_module("beph_store.store.compact"), "open_table", Overtaken)
+    monkeypatch.setattr(Overtaken, "times", 1000)
+    with pytest.raises(StoreError, match=r"others keep changing .*: run the same command again"):
+        compact(full)
+    assert Overtaken.times == 996
+    Overtaken.times = 2
+    compact(full)
+    assert Overtaken.times == 0
+    assert len(full.dataset(RECIPE.key).get_fragments()) == 1
+    report = verify(full)
+    assert (report.ok, report.notes) == (True, [])
 
 
 def test_the_registry_stays_small(store: Store, new_writer: NewWriter) -> None:

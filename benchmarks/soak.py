@@ -151,8 +151,16 @@ def main() -> None:
             "faults": faults(folder / "faults", options.minutes),
             "slides": fuzz(_made(folder / "fuzz"), options.seeds),
             "together": crowd(_made(folder / "together"), options.minutes * 0.15),
-            "suites": {} if options.no_suites else suites(),
+            "suites": {},
         }
+        keep(result, began)  # should the long tests be stopped
+        if not options.no_suites:
+            result["suites"] = suites()
+            keep(result, began)
+
+
+def keep(result: dict[str, Any], began: float) -> None:
+    """Write what there is."""
     minutes = round((time.monotonic() - began) / 60, 1)
     write("reliability", {**conditions("pylance", "openslide-bin"), "minutes": minutes, **result})
 

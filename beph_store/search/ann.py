@@ -103,8 +103,16 @@ def build(
     if progress:
         progress("centroids", 0, 0)
     means = centroids(vectors, plan.partitions)
+    _until_not_overtaken(path, lambda: _make(path, plan, means, progress))
+    info = describe(path)
+    if info is None:
+        raise SearchError(f"Lance made no index on {path}: check the disk and index again", path=path)
+    return info
+
+
+def _make(path: str | Path, plan: IndexPlan, means: NDArray[np.float32], progress: Progress | None) -> None:
     table = _open(path)
-    with _translated(path), assigned(table, COLUMN, means, _told(progress, "partitions")) as partitions:
+    with assigned(table, COLUMN, means, _told(progress, "partitions")) as partitions:
         table.create_index(
             COLUMN,
             plan.kind,
@@ -117,10 +125,18 @@ def build(
             progress_callback=_listener(progress),
         )
         table.create_scalar_index("slide_id", "BITMAP", name=SLIDE_NAME, replace=True)
-    info = describe(path)
-    if info is None:
-        raise SearchError(f"Lance made no index on {path}: check the disk and index again", path=path)
-    return info
+
+
+def _until_not_overtaken(path: str | Path, work: Callable[[], object]) -> None:
+    """Once more where another process committed what changes the work (a compaction): it has to be read again."""
+    for left in reversed(range(_TRIES)):
+        try:
+            work()
+            return
+        except (OSError, ValueError, RuntimeError) as error:
+            if not left or "conflict" not in str(error).lower():
+                raise _translate(error, path) from error
+            time.sleep(0.1 * 2 ** (_TRIES - left))
 
 
 def update(path: str | Path) -> IndexInfo:
@@ -130,15 +146,7 @@ def update(path: str | Path) -> IndexInfo:
     """
     if describe(path) is None:
         raise SearchError(f"no index on {path}: build one first", path=path)
-    for attempt in range(_TRIES):
-        try:
-            _open(path).optimize.optimize_indices(index_names=_ours(path))
-            break
-        except (OSError, RuntimeError) as error:
-            # A commit that came between: what it changed has to be read again.
-            if attempt == _TRIES - 1 or "conflict" not in str(error).lower():
-                raise _translate(error, path) from error
-            time.sleep(0.1 * 2**attempt)
+    _until_not_overtaken(path, lambda: _open(path).optimize.optimize_indices(index_names=_ours(path)))
     info = describe(path)
     if info is None:
         raise SearchError(f"the index on {path} was dropped meanwhile: build it again", path=path)

@@ -1,6 +1,7 @@
 """The index on real Lance tables: what it finds, what it leaves out, and what happens to it while others write."""
 
 import threading
+from contextlib import contextmanager
 from datetime import timedelta
 
 import lance
@@ -165,6 +166,36 @@ def test_a_compacted_and_cleaned_table_is_opened_again(indexed):
     after = index.candidates(questions(1)[0], 10)
     assert (before.slide_id, before.tile.tolist()) == (after.slide_id, after.tile.tolist())
     assert index.info().rows_indexed == 6_000
+
+
+@pytest.mark.parametrize("times", [2, 100])
+def test_an_index_is_built_again_where_the_table_is_compacted_meanwhile(small, monkeypatch, times):
+    path, flat = small
+    really, left = ann.assigned, [times]
+
+    @contextmanager
+    def overtaken(table, *arguments):
+        with really(table, *arguments) as partitions:
+            if left[0]:  # every row of some slides is somewhere else now
+                left[0] -= 1
+                for _ in range(2):
+                    append(path, f"late-{left[0]}-{_}.svs", clustered(10, seed=left[0]))
+                lance.dataset(str(path)).optimize.compact_files(target_rows_per_fragment=100_000)
+            yield partitions
+
+    monkeypatch.setattr(ann, "assigned", overtaken)
+    monkeypatch.setattr(ann.time, "sleep", lambda seconds: None)
+    if times > 10:
+        with pytest.raises(SearchError, match="conflict"):
+            ann.build(path, PLAN, ann.sample(flat.vectors, PLAN))
+        assert left[0] == times - ann._TRIES
+        return
+    assert ann.build(path, PLAN, ann.sample(flat.vectors, PLAN)).rows_indexed == 6_000 + 2 * 2 * 10
+    right = top_k(questions(), flat.vectors, 10)
+    index = TileIndex(path)
+    old = "slide_id NOT LIKE 'late%'"
+    found = [index.candidates(question, 10, where=old) for question in questions()]
+    assert recall([Searcher(flat, index).rows_of(hits) for hits in found], right.index) >= 0.99
 
 
 def test_bad_sql_and_a_missing_table_are_one_line(indexed, tmp_path):

@@ -86,14 +86,14 @@ HANGS = """
 import sys, time
 from types import SimpleNamespace
 from beph_store.engine.cluster import reading
-reading.STALL_SECONDS = 0.3
+reading.STALL_SECONDS = 0.3 if sys.argv[1] == "hang" else 2.0
 def open_slide():
     if sys.argv[1] == "hang":
         time.sleep(60)
     raise OSError("no such slide")
 task = SimpleNamespace(slide_id="a.svs", remote=None, memory_bytes=1 << 32, open=open_slide)
 print(reading.survey_slide(task, None)[0].error)
-time.sleep(0.6)
+time.sleep(2.2)
 """
 
 

@@ -138,7 +138,7 @@ def say(what: str) -> None:
 def main() -> None:
     """Parse, run, write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=25)
+    parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--seeds", type=int, default=2, help="how often every slide is broken anew")
     parser.add_argument(
         "--no-suites", action="store_true", help="leave out the soak tests with servers and clusters"

@@ -49,8 +49,20 @@ def lay_out(root: Path, kind: str, slides: int, tiles: int, dim: int) -> list[Pa
     form = FORMATS[kind]
     for number in range(slides):
         vectors = rng.standard_normal((tiles, dim), np.float32)
-        stated = (512, 256, 0.5, 0.25, (side * 512 + 512,) * 2, "drawn", root)
-        form.write(root, SlideFeatures(f"slide-{number:04}", vectors, places, *stated, stride_px=256))
+        slide = SlideFeatures(
+            slide_id=f"slide-{number:04}",
+            vectors=vectors,
+            path=root,
+            origin_l0=places,
+            footprint_l0=512,
+            tile_px=256,
+            stride_px=256,
+            mpp=0.5,
+            mpp_l0=0.25,
+            size_l0=(side * 512 + 512,) * 2,
+            encoder="drawn",
+        )
+        form.write(root, slide)
     return sorted({path for found in form.find(root) for path in found.files})
 
 

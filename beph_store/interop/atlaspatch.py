@@ -54,8 +54,6 @@ def open_atlaspatch(found: Found) -> SlideFeatures:
         origin_l0=origin,
         footprint_l0=footprint,
         tile_px=tile_px,
-        mpp=None,
-        mpp_l0=None,
         size_l0=(width, height) if width and height else None,
         encoder=found.encoder,
         path=found.path,

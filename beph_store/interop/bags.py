@@ -51,10 +51,6 @@ def open_bags(found: Found) -> SlideFeatures:
         origin_l0=origin,
         footprint_l0=footprint,
         tile_px=tile_px,
-        mpp=None,
-        mpp_l0=None,
-        size_l0=None,
-        encoder=None,
         path=found.path,
         attributes=stated,
     )

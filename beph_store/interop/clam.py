@@ -54,10 +54,7 @@ def open_clam(found: Found) -> SlideFeatures:
         origin_l0=origin,
         footprint_l0=footprint,
         tile_px=tile_px,
-        mpp=None,
-        mpp_l0=None,
         size_l0=size,
-        encoder=None,
         path=found.path,
         attributes=stated,
     )

@@ -50,7 +50,7 @@ class Found:
         return (self.path, *self.others.values())
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class SlideFeatures:
     """The tiles of one slide as a file has them; rows align, in the file's order.
 
@@ -65,14 +65,14 @@ class SlideFeatures:
 
     slide_id: str
     vectors: Vectors
-    origin_l0: NDArray[np.int32] | None
-    footprint_l0: int | None
-    tile_px: int | None
-    mpp: float | None
-    mpp_l0: float | None
-    size_l0: Size | None
-    encoder: str | None
     path: Path
+    origin_l0: NDArray[np.int32] | None = None
+    footprint_l0: int | None = None
+    tile_px: int | None = None
+    mpp: float | None = None
+    mpp_l0: float | None = None
+    size_l0: Size | None = None
+    encoder: str | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
     stride_px: int | None = None
     tissue: NDArray[np.float32] | None = None

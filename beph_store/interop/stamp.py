@@ -51,12 +51,8 @@ def open_stamp(found: Found) -> SlideFeatures:
     return SlideFeatures(
         slide_id=found.slide_id,
         vectors=vectors,
-        origin_l0=None,
-        footprint_l0=None,
         tile_px=tile_px,
         mpp=None if tile_px is None else side_um / tile_px,
-        mpp_l0=None,
-        size_l0=None,
         encoder=encoder if isinstance(encoder, str) else found.encoder,
         path=found.path,
         attributes={**stated, "tile_size_um": side_um},

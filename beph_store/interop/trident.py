@@ -67,8 +67,6 @@ def _slide(found: Found, h5: H5Slide, vectors: Any, named: Any) -> SlideFeatures
         origin_l0=origin,
         footprint_l0=footprint,
         tile_px=tile_px,
-        mpp=None,
-        mpp_l0=None,
         size_l0=(width, height) if width and height else None,
         encoder=named if isinstance(named, str) and named != "None" else found.encoder,
         path=found.path,

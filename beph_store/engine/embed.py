@@ -15,6 +15,7 @@ from beph_store.encoders import load_bundle
 from beph_store.engine.choosing import choose
 from beph_store.errors import UsageError
 from beph_store.objects import is_url
+from beph_store.regular import require_regular
 from beph_store.slides import Remote
 from beph_store.slides.listing import find_files
 from beph_store.slides.remote import read_range
@@ -100,6 +101,8 @@ def read_image(path: Path | Remote) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 RGB; UsageError for what cannot be read, ObjectStorageError where it cannot be fetched."""
     file = io.BytesIO(read_range(path, 0, path.size)) if isinstance(path, Remote) else path
     try:
+        if isinstance(file, Path):
+            require_regular(file)
         with Image.open(file) as image:
             return np.asarray(image.convert("RGB"))
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from beph_store.errors import SlideUnreadable
 from beph_store.records import Rasters, Recipe, TissueMask
+from beph_store.regular import require_regular
 from beph_store.store import RecipeRecord, SlideRow
 from beph_store.store.durable import write_atomic, write_json
 
@@ -94,6 +95,7 @@ class Export:
     def row(self, vectors: Path) -> SlideRow | None:
         """The registry row in the entry of that file, None where there is no entry that can be read."""
         try:
+            require_regular(self.path(vectors))
             with np.load(self.path(vectors), allow_pickle=False) as file:
                 return SlideRow.from_json(_unpacked(file["row"]))
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
@@ -103,6 +105,7 @@ class Export:
         """The entry of that file; SlideUnreadable where it is damaged."""
         path = self.path(vectors)
         try:
+            require_regular(path)
             with np.load(path, allow_pickle=False) as file:
                 about = _unpacked(file["about"])
                 mask = TissueMask(file["mask"], about["mpp_x"], about["mpp_y"], about["method"])
@@ -130,6 +133,7 @@ def exports_at(path: Path) -> list[Export]:
 
 def _read(root: Path, file: Path) -> Export | None:
     try:
+        require_regular(file)
         data = json.loads(file.read_bytes())
         if data["format"] != _FORMAT:
             return None

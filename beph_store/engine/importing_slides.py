@@ -12,6 +12,7 @@ from beph_store.engine.reader_process import OVERVIEW_MPP, thumbnail
 from beph_store.errors import SlideError, UsageError
 from beph_store.objects import require_disk
 from beph_store.records import Rasters, SlideInfo
+from beph_store.regular import require_regular
 from beph_store.slides import find_slides, is_slide, open_slide
 from beph_store.tissue import find_tissue
 
@@ -87,6 +88,7 @@ def name_of(slide_id: str) -> str:
 
 def _rows(manifest: Path) -> dict[str, tuple[float | None, str | None]]:
     try:
+        require_regular(manifest)
         table = pl.read_csv(manifest, infer_schema_length=0)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise UsageError(f"the manifest {manifest} cannot be read: {str(error).splitlines()[0]}") from error

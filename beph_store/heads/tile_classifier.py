@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beph_store.errors import HeadError
+from beph_store.regular import require_regular
 
 FORMAT = 1
 SPEC_FILE, WEIGHTS_FILE = "classifier.json", "classifier.npz"
@@ -73,6 +74,8 @@ def load_classifier(folder: str | Path) -> TileClassifier:
     """The classifier of a fine-tuning's folder; HeadError where there is none, or its files do not belong together."""
     folder = Path(folder)
     try:
+        for name in (SPEC_FILE, WEIGHTS_FILE):
+            require_regular(folder / name)
         spec: dict[str, Any] = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
         if spec["format"] != FORMAT:
             raise HeadError(

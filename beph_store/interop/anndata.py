@@ -25,6 +25,7 @@ from beph_store.interop.hdf5 import write_aside
 from beph_store.interop.places import no_places
 from beph_store.interop.scales import read_stated, slide_properties, tile_spec
 from beph_store.records import READ_OK
+from beph_store.regular import require_regular
 
 #: What a damaged file makes the package raise.
 BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, MemoryError)
@@ -117,10 +118,13 @@ def opened(source: Path) -> Iterator[Opened]:
         if source.is_dir():
             import zarr
 
+            for path in source.rglob("*"):
+                require_regular(path)
             yield Opened(zarr.open_group(source, mode="r"))
         else:
             import h5py
 
+            require_regular(source)
             with h5py.File(source, "r") as file:
                 yield Opened(file)
 

@@ -15,6 +15,7 @@ from beph_store.interop.features import Found, SlideFeatures
 from beph_store.interop.hdf5 import Dataset, H5Slide, attributes_of, open_slide_h5, write_h5
 from beph_store.interop.places import no_places, stems, whole
 from beph_store.interop.trident import label
+from beph_store.regular import require_regular
 
 _FEATURE_ROWS, _COORD_ROWS = 32, 8192
 
@@ -32,6 +33,7 @@ def _encoders(name: str, path: Path) -> list[str | None]:
     import h5py
 
     try:
+        require_regular(path)
         with h5py.File(path, "r") as file:
             return sorted(key for key in file.get("features", {}) if not key.startswith("__tmp_")) or [None]
     except (OSError, RuntimeError, AttributeError, TypeError):

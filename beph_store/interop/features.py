@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from beph_store.errors import MissingExtra, SlideUnreadable, UsageError
 from beph_store.geometry import Size
 from beph_store.objects import require_disk
+from beph_store.regular import require_regular
 
 Vectors = NDArray[np.float16] | NDArray[np.float32]
 
@@ -142,6 +143,11 @@ class Format:
 
     def open(self, found: Found) -> SlideFeatures:
         """One slide, checked. SlideError, in one line, where its files are damaged or do not fit each other."""
+        for path in found.files:
+            try:
+                require_regular(path)
+            except OSError as error:
+                raise SlideUnreadable(str(error), slide_id=found.slide_id, path=path) from error
         return cast(SlideFeatures, self._function("open")(found))
 
     def read(self, root: Path) -> Iterator[SlideFeatures]:

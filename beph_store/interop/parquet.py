@@ -21,6 +21,7 @@ from beph_store.interop.features import Found, SlideFeatures
 from beph_store.interop.hdf5 import write_aside
 from beph_store.interop.places import no_places
 from beph_store.records import READ_OK
+from beph_store.regular import require_regular
 
 _KEY = b"beph_store"
 _VECTOR = "embedding"
@@ -43,6 +44,7 @@ def find_parquet_list(root: Path) -> list[Found]:
 def _names(path: Path) -> list[str]:
     """The slides of a file; one that cannot be opened goes by its name, so that it fails by it."""
     try:
+        require_regular(path)
         file = pq.ParquetFile(path)
         if _VECTOR not in file.schema_arrow.names:
             return []

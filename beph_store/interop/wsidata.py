@@ -29,6 +29,7 @@ from beph_store.interop.places import no_places
 from beph_store.interop.regions import Polygon
 from beph_store.interop.scales import read_stated, slide_properties, tile_spec
 from beph_store.records import TissueMask
+from beph_store.regular import require_regular
 
 _TILES, _TISSUES = "tiles", "tissues"
 #: What ``tables`` say of the polygons that their rows are of.
@@ -56,6 +57,7 @@ def _attributes(group: Path) -> dict[str, Any]:
     """Of a zarr group of either format; none where it cannot be read."""
     for name in ("zarr.json", ".zattrs"):
         try:
+            require_regular(group / name)
             data = json.loads((group / name).read_bytes())
             return dict(data.get("attributes", {}) if name == "zarr.json" else data)
         except (OSError, ValueError, TypeError, AttributeError):

@@ -10,6 +10,9 @@ import polars as pl
 import pytest
 
 from beph_store.errors import BephStoreError
+from beph_store.interop.features import FORMATS, Format
+from tests.interop import layouts
+from tests.interop.test_frames_formats import features
 
 SECONDS = 20.0
 
@@ -148,6 +151,40 @@ def _head(path: Path) -> None:
     read_spec(path.parent)
 
 
+def _import_manifest(path: Path) -> None:
+    from beph_store.engine.importing_slides import Hand
+
+    Hand.find(None, path)
+
+
+def _image(path: Path) -> None:
+    from beph_store.engine.embed import find_images, read_image
+
+    for image in find_images([path.parent]):
+        read_image(image)
+
+
+def _predictions(path: Path) -> None:
+    from beph_store.engine.study.trained import TrainedRun
+
+    TrainedRun(path.parent, {}).predictions()
+
+
+def _classifier(path: Path) -> None:
+    from beph_store.heads.tile_classifier import load_classifier
+
+    load_classifier(path.parent)
+
+
+def _released_split(path: Path) -> None:
+    from beph_store.engine.protocols.splits import take
+
+    (path.parent / "splits_0.csv").write_text(",train,val,test\n0,a,b,c\n")
+    protocol = SimpleNamespace(released="s", level="slide", scheme="monte-carlo", name="a protocol")
+    options = SimpleNamespace(splits=path.parent, draws=2)
+    take(SimpleNamespace(options=options, protocol=protocol, out=path.parent / "out"), 100)
+
+
 PLACES = {
     "store.json": _store,
     "new/store.json": _new_store,
@@ -163,16 +200,21 @@ PLACES = {
     "bundle/encoder.json": _bundle,
     "run/train.json": _run,
     "head/head.json": _head,
+    "import.csv": _import_manifest,
+    "tiles/0.png": _image,
+    "run/predictions.parquet": _predictions,
+    "classifier/classifier.json": _classifier,
+    "splits/splits_1.csv": _released_split,
 }
 
 
 def test_the_names_of_the_files_are_those_that_are_read():
     from beph_store.encoders.bundle import MANIFEST
-    from beph_store.engine.study.trained import RUN_FILE
-    from beph_store.heads.head import SPEC_FILE
+    from beph_store.engine.study.trained import PREDICTIONS_FILE, RUN_FILE
+    from beph_store.heads import head, tile_classifier
 
     names = {Path(name).name for name in PLACES}
-    assert {MANIFEST, RUN_FILE, SPEC_FILE, "store.json"} <= names
+    assert {MANIFEST, RUN_FILE, PREDICTIONS_FILE, head.SPEC_FILE, tile_classifier.SPEC_FILE} <= names
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes with names are POSIX's")
@@ -200,3 +242,30 @@ def test_slides_of_a_manifest_that_are_pipes_fail_and_the_others_are_read(tmp_pa
     report = ingest([], tmp_path / "S", manifest=tmp_path / "m.csv", options=IngestOptions(limit_tiles=3))
     assert [slide.status for slide in report.slides] == ["failed", "done"]
     assert "regular file" in report.slides[0].error
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes with names are POSIX's")
+@pytest.mark.parametrize("kind", [*FORMATS, "slide2vec npz"])
+def test_a_pipe_for_any_file_of_features_is_refused_at_once(kind, tmp_path):
+    form, root = FORMATS[kind.split()[0]], tmp_path / "features"
+    if form.needs:
+        pytest.importorskip(form.needs)
+    if kind in ("stamp", "slide2vec npz"):
+        getattr(layouts, form.name)(root, layouts.draw("a", 9), **({"npz": True} if "npz" in kind else {}))
+    else:
+        form.write(root, features("a"))
+    assert [slide.slide_id for slide in form.read(root)] == ["a"]
+    files = [path for path in sorted(root.rglob("*")) if path.is_file()]
+    refused = [_refused(form, root, path, tmp_path / "aside") for path in files]
+    assert any(refused)
+
+
+def _refused(form: Format, root: Path, path: Path, aside: Path) -> bool:
+    """Whether the features are refused while a pipe stands for one of their files; some files nobody needs."""
+    path.rename(aside)
+    os.mkfifo(path)
+    error = _ends(lambda: list(form.read(root)), path)
+    path.unlink()
+    aside.rename(path)
+    assert error is None or (isinstance(error, BephStoreError) and "\n" not in str(error)), (path, error)
+    return error is not None

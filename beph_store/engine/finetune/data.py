@@ -29,6 +29,7 @@ from beph_store.engine.probe.images import UNREADABLE, treatment
 from beph_store.engine.probe.tiles import MAX_TILES, LabelledTiles, Rows
 from beph_store.errors import CohortError, UsageError
 from beph_store.records import EncoderSpec
+from beph_store.regular import require_regular
 
 OTHER_GROUP = "of another group than --only-group"
 NO_PART = "the split says nothing of it"
@@ -213,6 +214,7 @@ def _sizes(paths: list[Path], progress: Progress | None) -> list[tuple[int, int]
 
 def _size(path: Path) -> tuple[int, int] | None:
     try:
+        require_regular(path)
         with Image.open(path) as image:
             image.load()
             return image.size

@@ -49,11 +49,12 @@ def take(job: Job, fraction: int) -> tuple[Path, list[SlideSplit]]:
     files = sorted((int(m[1]), f) for f in source.iterdir() if (m := _NUMBERED.fullmatch(f.name)))
     target = job.out / "splits" / f"p{fraction}"
     chosen = files[:wanted]
+    splits = [split for _, file in chosen for split in read_slide_splits(file)]
     for stale in target.glob("splits_*.csv") if target.is_dir() else ():
         stale.unlink()
     for _, file in chosen:
         write_atomic(target / file.name, file.read_bytes())
-    return target, read_slide_splits(target)
+    return target, splits
 
 
 def refuse_leaks(leaks: Sequence[Leak]) -> None:

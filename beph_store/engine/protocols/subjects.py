@@ -22,6 +22,7 @@ from beph_store.engine.protocols.options import Job, Tell
 from beph_store.engine.protocols.table import BASELINES, DEFAULT, PAPERS, Baseline
 from beph_store.errors import BephStoreError, EncoderError, MissingExtra, RuntimeUnavailable, UsageError
 from beph_store.records import EncoderSpec
+from beph_store.regular import require_regular
 from beph_store.store import Store
 from beph_store.store.reader import RecipeRecord
 
@@ -184,6 +185,7 @@ def _offline_if_unreachable() -> None:
 
 def _digest(file: Path) -> str:
     try:
+        require_regular(file)
         with file.open("rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:

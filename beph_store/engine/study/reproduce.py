@@ -33,6 +33,7 @@ from beph_store.errors import HeadError
 from beph_store.heads import HeadOptions, Progress, fit_many, save_head
 from beph_store.heads.head import SPEC_FILE, WEIGHTS_FILE
 from beph_store.records import Case, Split
+from beph_store.regular import require_regular
 from beph_store.store import Store, bags
 
 
@@ -191,6 +192,8 @@ def _own_files(run: TrainedRun, heads: int) -> list[bool]:
     for number in range(heads):
         folder = run.folder / "heads" / str(number)
         try:
+            require_regular(folder / SPEC_FILE)
+            require_regular(folder / WEIGHTS_FILE)
             said = json.loads((folder / SPEC_FILE).read_bytes())["weights_sha256"]
             found.append(hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest() == said)
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -106,6 +106,7 @@ class TrainedRun:
         """What each head said of its test cases, as ``train`` wrote it."""
         path = self.folder / PREDICTIONS_FILE
         try:
+            require_regular(path)
             return pl.read_parquet(path)
         except (OSError, pl.exceptions.PolarsError) as error:
             raise HeadError(f"{path} cannot be read: {str(error).splitlines()[0]}", path=path) from error

@@ -148,6 +148,8 @@ def _read_header(path: Path, size: int, changed: int) -> Any | None:
             for name in _USED:  # values are parsed, and warned of, at first use
                 header.get(name)
             return header
+    except MemoryError:  # no damage of this file
+        raise
     except Exception:  # noqa: BLE001 - pydicom raises what comes on a damaged header
         return None
 
@@ -166,7 +168,7 @@ def _levels(files: list[Path], named: Path) -> list[_Level]:
             continue
         try:
             level = _level(header, path)
-        except SlideUnreadable:
+        except (SlideUnreadable, MemoryError):  # want of memory is no damage of this file
             raise
         except Exception as error:  # pydicom parses at first use, and raises what comes
             reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -125,6 +125,8 @@ class _Decoder:
                     if len(offsets) and offsets[0] == int(self._page.offsets[0]):
                         page.decode  # noqa: B018 - built while the file is open; refuses unknown codecs
                         return page
+        except MemoryError:  # no damage of this file
+            raise
         except Exception as error:
             raise SlideUnreadable(
                 f"tifffile: {(str(error).splitlines() or [type(error).__name__])[0]}"

@@ -1,6 +1,7 @@
 """A slide may ask for any amount of memory: its reader gets so much and no more, and the run goes on."""
 
 import mmap
+import os
 import struct
 import sys
 import zlib
@@ -10,11 +11,13 @@ import pytest
 
 from beph_store.engine import memory
 from beph_store.engine.ingest import IngestOptions, ingest
+from beph_store.engine.reader_process import reason_of
 from beph_store.engine.tile_child import TileAsked, TileChild
 from beph_store.errors import SlideUnreadable, UsageError
 from beph_store.records import TileSet, TileSpec
-from beph_store.slides import fingerprint
+from beph_store.slides import fingerprint, open_slide
 from beph_store.testing.synthetic import SlidePlan, write_slide
+from tests.slides.drawing import dicom
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux only")
 SIDE = 16_384
@@ -65,6 +68,26 @@ def test_with_more_memory_the_same_file_is_read(slides, tmp_path):
     strip = [slides / "a-strip.tif"]
     report = ingest(strip, tmp_path / "S", options=IngestOptions(workers=1), slide_mpp=0.5)
     assert [slide.status for slide in report.slides] != ["failed"], report.slides
+
+
+def _too_large(*_: object, **__: object) -> None:
+    raise MemoryError
+
+
+@pytest.mark.parametrize(("suffix", "library"), [(".tif", "tifffile.TiffFile"), (".dcm", "pydicom.dcmread")])
+def test_want_of_memory_while_a_slide_is_opened_is_told_from_damage(suffix, library, tmp_path, monkeypatch):
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".tif":
+        path.write_bytes(_tiff(2048, 2048, 2048 * 2048 * 3, tiled=False))
+    else:
+        dicom(path, np.full((960, 1280, 3), 200, np.uint8))
+    open_slide(path, mpp=0.5).close()
+    touched = path.stat().st_mtime_ns + 1  # headers are remembered by it
+    os.utime(path, ns=(touched, touched))
+    monkeypatch.setattr(library, _too_large)
+    with pytest.raises(MemoryError) as caught:
+        open_slide(path, mpp=0.5)
+    assert reason_of(caught.value, 250_000_000) == memory.too_much(250_000_000)
 
 
 @linux

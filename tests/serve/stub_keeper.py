@@ -18,6 +18,7 @@ folder = Folder(Path(sys.argv[1]))
 prepare(int(sys.argv[2]))
 (folder.root / "pid").write_text(str(os.getpid()))
 def done(**result): write_json(folder.result, {"result": result})
+def ready(): (folder.root / "ready").touch()
 def wait(name):
     while not (folder.root / name).exists(): time.sleep(0.02)
 """
@@ -27,4 +28,4 @@ if __name__ == "__main__":
     job = read(folder)
     assert job is not None
     line = [sys.executable, "-P", "-c", WORKER + job.options["code"], str(folder.root), str(lock)]
-    keep(folder, lock, line, grace=0.6)
+    keep(folder, lock, line, grace=job.options.get("grace", 20.0))

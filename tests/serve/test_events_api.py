@@ -214,12 +214,13 @@ def test_a_client_that_leaves_is_let_go(tmp_path) -> None:
     async def story() -> None:
         feed = made(tmp_path)
         ask(feed)
-        before = len(list(Path("/proc/self/fd").iterdir())), len(asyncio.all_tasks())
+        files, tasks = len(list(Path("/proc/self/fd").iterdir())), len(asyncio.all_tasks())
         for _ in range(1000):
             await _visit(feed)
         await asyncio.sleep(0.05)
         assert feed.streams == 0
-        assert (len(list(Path("/proc/self/fd").iterdir())), len(asyncio.all_tasks())) == before
+        assert len(asyncio.all_tasks()) == tasks
+        assert len(list(Path("/proc/self/fd").iterdir())) <= files  # those of other tests may go meanwhile
 
     asyncio.run(story())
 

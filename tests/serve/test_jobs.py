@@ -44,8 +44,8 @@ def alive(pid: int) -> bool:
 class Desk:
     jobs: Jobs
 
-    def ask(self, code: str, kind: str = "train") -> Job:
-        return self.jobs.submit(NewJob(kind, "a title", {"code": code}, None, {}))
+    def ask(self, code: str, kind: str = "train", **options: float) -> Job:
+        return self.jobs.submit(NewJob(kind, "a title", {"code": code, **options}, None, {}))
 
     def folder(self, job: Job) -> Folder:
         return self.jobs.folder(job.job)
@@ -53,11 +53,21 @@ class Desk:
     def state(self, job: Job) -> str:
         return self.jobs.get(job.job).state
 
-    def pid(self, job: Job) -> int:
-        """Of the worker, once it has started."""
-        path = self.folder(job).root / "pid"
+    def number(self, job: Job, name: str) -> int:
+        """What the worker has written into that file of its folder, once it has."""
+        path = self.folder(job).root / name
         until(lambda: path.exists() and path.read_text())
         return int(path.read_text())
+
+    def pid(self, job: Job) -> int:
+        """Of the worker, once it has started; what it was asked for may not have begun: see `ready`."""
+        return self.number(job, "pid")
+
+    def ready(self, job: Job) -> int:
+        """Start it and wait until it has said ``ready()``; its pid."""
+        pid = self.started(job)
+        until((self.folder(job).root / "ready").exists)
+        return pid
 
     def keeper(self, job: Job) -> int:
         record = read(self.folder(job))
@@ -127,8 +137,8 @@ def test_a_job_that_fails_says_why(desk, code: str, error: str) -> None:
 
 
 def test_a_worker_that_is_killed_is_told_from_one_that_fails(desk) -> None:
-    job = desk.ask("print('so far'); time.sleep(60)")
-    os.kill(desk.started(job), signal.SIGKILL)
+    job = desk.ask("print('so far'); ready(); time.sleep(60)")
+    os.kill(desk.ready(job), signal.SIGKILL)
     job = desk.run(job)
     assert job.state == "failed"
     assert "signal 9 (SIGKILL)" in job.error
@@ -141,12 +151,10 @@ def test_a_keeper_that_is_killed_takes_its_worker_along(desk) -> None:
     job = desk.ask(
         "child = subprocess.Popen(['sleep', '60']); (folder.root / 'child').write_text(str(child.pid)); time.sleep(60)"
     )
-    worker = desk.started(job)
-    until(lambda: (desk.folder(job).root / "child").exists())
-    child = int((desk.folder(job).root / "child").read_text())
+    worker, child = desk.started(job), desk.number(job, "child")
     other = desk.ask("done()")
     os.kill(desk.keeper(job), signal.SIGKILL)
-    until(lambda: not alive(worker) and not alive(child), 5)
+    until(lambda: not alive(worker) and not alive(child))
     assert desk.state(job) == "failed"  # seen, before anybody wrote it down
     assert read(desk.folder(job)).state == "running"
     assert desk.run(other).state == "done"
@@ -155,8 +163,8 @@ def test_a_keeper_that_is_killed_takes_its_worker_along(desk) -> None:
 
 
 def test_cancelling_asks_first(desk) -> None:
-    job = desk.ask("try: time.sleep(60)\nexcept KeyboardInterrupt: print('put away'); sys.exit(130)")
-    worker = desk.started(job)
+    job = desk.ask("try: ready(); time.sleep(60)\nexcept KeyboardInterrupt: print('put away'); sys.exit(130)")
+    worker = desk.ready(job)
     assert desk.jobs.cancel(job.job).state in ("running", "cancelled")
     assert desk.run(job).state == "cancelled"
     assert "put away" in desk.log(job)
@@ -166,10 +174,8 @@ def test_cancelling_asks_first(desk) -> None:
 
 
 def test_who_does_not_listen_is_killed(desk) -> None:
-    code = "signal.signal(signal.SIGTERM, signal.SIG_IGN); (folder.root / 'go').touch(); time.sleep(60)"
-    job = desk.ask(code)
-    worker = desk.started(job)
-    until(lambda: (desk.folder(job).root / "go").exists())
+    job = desk.ask("signal.signal(signal.SIGTERM, signal.SIG_IGN); ready(); time.sleep(60)", grace=0.6)
+    worker = desk.ready(job)
     desk.jobs.cancel(job.job)
     assert desk.run(job).state == "cancelled"
     assert not alive(worker)
@@ -204,8 +210,8 @@ def test_what_a_worker_leaves_running_does_not_keep_its_job(desk) -> None:
         "child = subprocess.Popen(['sleep', '60']); (folder.root / 'child').write_text(str(child.pid)); done()"
     )
     assert desk.run(job).state == "done"
-    child = int((desk.folder(job).root / "child").read_text())
-    until(lambda: not alive(child), 5)
+    child = desk.number(job, "child")
+    until(lambda: not alive(child))
 
 
 def test_a_flood_is_bounded(desk) -> None:

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -60,13 +59,16 @@ def test_what_is_in_use_stays_and_others_wait_for_it(folder):
     small = Ring(10 * MB, folder)
     held = small.take("held", [("file", 8 * MB)])
     held.reserve(8 * MB)
-    told = []
-    threading.Timer(0.3, held.release).start()
     late = small.take("late", [("file", 5 * MB)])
-    began = time.monotonic()
-    late.reserve(5 * MB, lambda: told.append(1))
-    assert time.monotonic() - began > 0.2
-    assert told
+    seen = []
+
+    def waiting() -> None:
+        seen.append(names(small))
+        if len(seen) == 3:
+            held.release()
+
+    late.reserve(5 * MB, waiting)
+    assert seen == [{"held", "late"}] * 3
     assert names(small) == {"late"}
 
 

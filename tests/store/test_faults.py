@@ -158,8 +158,7 @@ def test_a_journal_whose_answer_was_lost_has_the_entry_once(store, proxy):
 
 
 def test_a_dead_holder_is_followed_by_the_servers_clock(store, monkeypatch):
-    """A process that claims a slide, seals another, and is killed."""
-    monkeypatch.setattr(locks, "DEAD_S", 3.0)
+    """A process that claims a slide, seals another, and is killed. Death comes soon only when that is waited for."""
     script = (
         "import sys, time\nfrom beph_store.store import Store\n"
         "from beph_store.testing.store_parts import claimed, seal, writer_of\n"
@@ -175,6 +174,7 @@ def test_a_dead_holder_is_followed_by_the_servers_clock(store, monkeypatch):
             compact(store)
         process.send_signal(signal.SIGKILL)
     assert writer.claim("a.svs") is None  # it may only be slow
+    monkeypatch.setattr(locks, "DEAD_S", 1.0)
     end = time.monotonic() + 20
     while (claim := writer.claim("a.svs")) is None:
         assert time.monotonic() < end
@@ -193,13 +193,12 @@ def test_a_dead_holder_is_followed_by_the_servers_clock(store, monkeypatch):
 
 def test_a_holder_that_slept_through_its_death_spoils_nothing(store, monkeypatch):
     """Others took its slide over and cleaned up; it wakes and commits what is no longer there."""
-    monkeypatch.setattr(locks, "DEAD_S", 1.5)
     monkeypatch.setattr(locks, "BEAT_S", 600.0)  # it does not beat: it sleeps
     sleeper = writer_of(store, "sleeper")
     seal(sleeper, "a.svs", 9)
     seal(sleeper, "b.svs", 9)
     monkeypatch.setattr(locks, "_SESSIONS", {})  # another process, so to speak
-    time.sleep(3)
+    monkeypatch.setattr(locks, "DEAD_S", -1.0)  # so long that any other session is dead
     for name in ("a.svs", "b.svs"):
         remove_tree(store.layout.slide_staging(KEY, name))
     heir = writer_of(store, "heir")

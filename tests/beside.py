@@ -15,11 +15,15 @@ TOGETHER = (
     "tests/pretrain",
     "tests/serve/page",
 )
+#: Tests each of which may run on any worker: what they share is made quickly enough to be made on both.
+APART = ("tests/docs/test_blocks.py::test_the_blocks_of_a_page_run_one_after_the_other",)
+#: What takes longest is begun first, or one worker would end long after the other.
+FIRST = (*APART, "tests/engine/cluster", "tests/serve/page")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file stays whole, some folders too; in the order they are collected in, so that what is short comes last."""
+    """A file stays whole, some folders too; in the order they are collected in, which is that of `long_ones_first`."""
     if config.option.dist != "loadfile":
         return None
     from xdist.scheduler import LoadFileScheduling
@@ -38,6 +42,20 @@ def scope(nodeid: str) -> str:
     >>> scope("tests/serve/page/test_page.py::test_a[x/y::z]"), scope("tests/test_geometry.py::test_b")
     ('tests/serve/page', 'tests/test_geometry.py')
     """
+    if nodeid.partition("[")[0] in APART:
+        return nodeid
     file = nodeid.partition("::")[0]
     folder = file.rpartition("/")[0]
     return folder if folder in TOGETHER else file
+
+
+def long_ones_first(items: list[pytest.Item]) -> None:
+    """What `FIRST` names comes in its order, the rest after it as it was."""
+    items.sort(key=lambda item: rank(item.nodeid))
+
+
+def rank(nodeid: str) -> int:
+    """The place in `FIRST` of a test, of its file or of its folder; behind all of them if it has none."""
+    file = nodeid.partition("::")[0]
+    known = (nodeid.partition("[")[0], file, file.rpartition("/")[0])
+    return next((at for at, long in enumerate(FIRST) if long in known), len(FIRST))

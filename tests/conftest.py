@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 
 from beph_store.testing.synthetic import SlidePlan, SlideTruth, formula_slide, write_slide
-from tests.beside import pytest_xdist_make_scheduler  # noqa: F401
+from tests.beside import long_ones_first, pytest_xdist_make_scheduler  # noqa: F401
 from tests.objects.fixtures import moto, s3, seaweed  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,6 +32,7 @@ def _realdata_dir() -> Path:
 
 
 def pytest_collection_modifyitems(config, items):
+    long_ones_first(items)
     for item in items:
         if "realdata" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.realdata)

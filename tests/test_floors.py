@@ -29,7 +29,7 @@ ROOMS = [
     "interop",
 ]
 FLOORS = [
-    ["beph_store_kernels", "beph_store.errors", "beph_store.regular"],
+    ["beph_store_kernels", "beph_store.errors", "beph_store.halves", "beph_store.regular"],
     ["beph_store.geometry", "beph_store.objects", "beph_store.sqlguard", "beph_store.cells"],
     ["beph_store.records"],
     [f"beph_store.{room}" for room in ROOMS],

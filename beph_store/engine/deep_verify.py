@@ -21,6 +21,7 @@ from beph_store.encoders.parity import THRESHOLDS
 from beph_store.engine.choosing import choose
 from beph_store.engine.tile_child import TileAsked, TileChild
 from beph_store.errors import BephStoreError, RecipeMismatch, SlideError
+from beph_store.halves import widened
 from beph_store.records import EncoderSpec, TileSet
 from beph_store.runtimes import Runtime
 from beph_store.store import SlideRow, Store
@@ -257,7 +258,7 @@ def _pair(
     index, pixels = index[ok], pixels[ok]
     if not len(index):
         return None
-    return _Pair(row, index, judge.encode(pixels), rows.vectors[index].astype(np.float32))
+    return _Pair(row, index, judge.encode(pixels), widened(rows.vectors[index]))
 
 
 def _judged(pair: _Pair, centre: NDArray[np.float64], judge: _Judge) -> None:

@@ -25,6 +25,7 @@ from beph_store.engine.study.run import TrainReport, train_to
 from beph_store.engine.study.train import SplitOptions, TrainOptions
 from beph_store.engine.study.trained import TrainedRun
 from beph_store.errors import UsageError
+from beph_store.halves import widened
 from beph_store.store import Store, verify
 from beph_store.testing.synthetic import DemoSlide, demo_cohort, demo_plans, truth
 
@@ -115,7 +116,7 @@ def separation(store: Store, key: str, plans: list[DemoSlide]) -> float | None:
         side = store.slide(key, plan.slide_id).footprint_l0 or 1
         share = np.array([drawn.share("tumour", int(x), int(y), side) for x, y in bag.origin_l0])
         clear = (share > 0.5) | (share == 0)
-        vectors.append(bag.vectors[clear].astype(np.float32))
+        vectors.append(widened(bag.vectors[clear]))
         tumour.append(share[clear] > 0.5)
     scores = []
     for own, plan in enumerate(plans):

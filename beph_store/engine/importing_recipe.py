@@ -13,6 +13,7 @@ from beph_store.engine.importing_options import UNSTATED, ImportOptions
 from beph_store.engine.importing_slides import SlideAtHand
 from beph_store.errors import SlideError, UsageError, VectorInvalid
 from beph_store.geometry import Size, check_mpp
+from beph_store.halves import narrowed, widened
 from beph_store.interop import Format, SlideFeatures
 from beph_store.records import (
     EncoderSpec,
@@ -277,8 +278,8 @@ def _rounded(vectors: NDArray[Any]) -> tuple[NDArray[np.float16], float]:
     with np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, len(half), rows):
             part, into = vectors[start : start + rows], half[start : start + rows]
-            into[...] = part
-            worst = max(worst, float(np.max(np.abs(part - into), initial=0.0)))
+            change = part - widened(narrowed(part, out=into))
+            worst = max(worst, float(change.max(initial=0.0)), -float(change.min(initial=0.0)))
     return half, worst if np.isfinite(worst) else 0.0
 
 
@@ -298,9 +299,10 @@ def _covered(low: NDArray[np.int64], high: NDArray[np.int64], shape: tuple[int, 
 
     By sums over their corners: painting them one by one took longer than the rest of an import.
     """
-    height, width = shape[0] + 1, shape[1] + 1
-    count = np.zeros(height * width, np.int64)
+    count = np.zeros((shape[0] + 1, shape[1] + 1), np.int32)
     for x, y, sign in ((low, low, 1), (high, low, -1), (low, high, -1), (high, high, 1)):
-        count += sign * np.bincount(y[:, 1] * width + x[:, 0], minlength=len(count))
-    covered: NDArray[np.bool_] = count.reshape(height, width).cumsum(0).cumsum(1)[:-1, :-1] > 0
+        np.add.at(count, (y[:, 1], x[:, 0]), sign)
+    np.cumsum(count, axis=0, out=count)
+    np.cumsum(count, axis=1, out=count)
+    covered: NDArray[np.bool_] = count[:-1, :-1] > 0
     return covered

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beph_store.errors import HeadError
+from beph_store.halves import widened
 from beph_store.heads.head import Head, HeadSpec, Weights, check_shapes
 from beph_store.heads.objectives import CoxLink, Link, Ridge, linear_logits, softmax_link
 from beph_store.heads.options import HeadOptions
@@ -50,9 +51,7 @@ class LinearHead(Head):
         coef, intercept = self._weights["coef"], self._weights["intercept"]
         logits = coef @ mean_embedding(bag) + intercept
         narrow = coef.T.astype(np.float32)
-        tiles = np.concatenate(
-            [bag[at : at + _CHUNK].astype(np.float32) @ narrow for at in range(0, len(bag), _CHUNK)]
-        )
+        tiles = np.concatenate([widened(bag[at : at + _CHUNK]) @ narrow for at in range(0, len(bag), _CHUNK)])
         scores = tiles + intercept.astype(np.float32)
         if self.spec.task == "classify":
             exp = np.exp(logits - logits.max())
@@ -70,7 +69,7 @@ def mean_embedding(bag: NDArray[Any]) -> Float:
     """(D,) float64 mean of a bag (N, D)."""
     total = np.zeros(bag.shape[1])
     for at in range(0, len(bag), _CHUNK):
-        total += bag[at : at + _CHUNK].astype(np.float32).sum(axis=0, dtype=np.float32)
+        total += widened(bag[at : at + _CHUNK]).sum(axis=0, dtype=np.float32)
     return total / len(bag)
 
 

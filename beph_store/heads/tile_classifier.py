@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beph_store.errors import HeadError
+from beph_store.halves import widened
 from beph_store.regular import require_regular
 
 FORMAT = 1
@@ -42,7 +43,7 @@ class TileClassifier:
                 f"embeddings of shape {vectors.shape}: the classifier takes those of {self.encoder}, (n, "
                 f"{self.weight.shape[1]})"
             )
-        return np.asarray(vectors.astype(np.float32) @ self.weight.T + self.bias)
+        return np.asarray(widened(vectors) @ self.weight.T + self.bias)
 
     def probabilities(self, vectors: NDArray[np.floating]) -> NDArray[np.float64]:
         """(n, K) float64; rows sum to 1."""

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beph_store.errors import SearchError
+from beph_store.halves import widened
 
 _CHUNK = 8192
 
@@ -62,6 +63,6 @@ def cluster(sample: NDArray[np.floating], k: int, *, seed: int = 0) -> Clusterin
 
 
 def _directions(vectors: NDArray[np.floating], mean: NDArray[np.float32]) -> NDArray[np.float32]:
-    moved = vectors.astype(np.float32) - mean
+    moved = widened(vectors) - mean
     length = np.linalg.norm(moved, axis=1, keepdims=True)
     return np.asarray(moved / np.maximum(length, np.finfo(np.float32).tiny), np.float32)

@@ -6,17 +6,12 @@ scores those again in float64, so the ranking does not depend on the kernel, the
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-numkong: Any
-try:
-    numkong = import_module("numkong")
-except ImportError:  # the NumPy kernel gives the same answers, several times slower
-    numkong = None
+from beph_store.halves import fast_numkong
 
 Float16 = NDArray[np.float16]
 Float32 = NDArray[np.float32]
@@ -39,8 +34,8 @@ class Kernel(Protocol):
 
 
 def kernel(queries: Float32) -> Kernel:
-    """The fastest kernel that is here, for unit ``queries`` (Q, D)."""
-    return NumKongKernel(queries) if _numkong_is_fast() else NumPyKernel(queries)
+    """The fastest kernel that is here, for unit ``queries`` (Q, D). NumPy's gives the same ranking, more slowly."""
+    return NumPyKernel(queries) if fast_numkong() is None else NumKongKernel(queries)
 
 
 class NumPyKernel:
@@ -78,23 +73,17 @@ class NumKongKernel:
         narrow = np.ascontiguousarray(wide * scale, np.float16)
         lost = np.linalg.norm(narrow - wide * scale, axis=1) / np.linalg.norm(wide * scale, axis=1)
         self.error = (1.01 * lost + 2 * queries.shape[1] * _U32).astype(np.float32)
-        self._packed = numkong.dots_pack(narrow, dtype="float16") if len(narrow) >= _PACK_FROM else None
+        self._numkong = fast_numkong()
+        self._packed = self._numkong.dots_pack(narrow, dtype="float16") if len(narrow) >= _PACK_FROM else None
         self._queries = narrow
         self.rows = 16384 if self._packed is None else 4096
 
     def __call__(self, block: Float16) -> Float32:
         """Cosines (Q, B)."""
         if self._packed is not None:
-            return 1 - np.asarray(numkong.angulars_packed(block, self._packed), np.float32).T
+            return 1 - np.asarray(self._numkong.angulars_packed(block, self._packed), np.float32).T
         # Into float64, its default: asking for float32 takes another path, 25 times as slow (7.8.6).
-        return 1 - np.asarray(numkong.cdist(self._queries, block, metric="angular")).astype(np.float32)
-
-
-def _numkong_is_fast() -> bool:
-    """Whether it is installed and knows this processor: its plain C is ten times as slow as NumPy."""
-    return numkong is not None and any(
-        on for name, on in numkong.get_capabilities().items() if name != "serial"
-    )
+        return 1 - np.asarray(self._numkong.cdist(self._queries, block, metric="angular")).astype(np.float32)
 
 
 def widen(block: Float16, out: NDArray[np.int32]) -> Float32:

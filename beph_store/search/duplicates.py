@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from beph_store.halves import widened
 from beph_store.search.searcher import Searcher
 
 F64 = NDArray[np.float64]
@@ -80,7 +81,7 @@ class LookAlikes:
 
     def of(self, slide: int, rows: I64, k: int) -> dict[int, Matches]:
         """Matches of the tiles ``rows`` (n,) of ``slide`` among the ``k`` nearest in other slides, by slide."""
-        queries = self._vectors[rows].astype(np.float32)
+        queries = widened(self._vectors[rows])
         found = self._searcher.search(queries, k, exclude=[self._ids[slide]])
         asked = self._centred(rows)
         own = self._nearest_elsewhere(slide, rows, asked)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import MiniBatchKMeans
 
 from beph_store.errors import SearchError
+from beph_store.halves import widened
 
 _ROWS = 8192
 _SCHEMA = pa.schema([("row_id", pa.uint64()), ("partition", pa.uint32())])
@@ -29,7 +30,7 @@ def centroids(vectors: NDArray[np.float16], partitions: int) -> NDArray[np.float
 
     Vectors that are zero or not finite are left out. SearchError for fewer than ``partitions``.
     """
-    wide = vectors.astype(np.float32)
+    wide = widened(vectors)
     lengths = np.linalg.norm(wide, axis=1, keepdims=True)
     good = np.isfinite(lengths[:, 0]) & (lengths[:, 0] > 0)
     wide = wide[good] / lengths[good]
@@ -53,7 +54,7 @@ def nearest(vectors: NDArray[np.float16], means: NDArray[np.float32]) -> NDArray
 
     A vector's own length does not change that. One that is zero belongs to the first.
     """
-    return np.asarray((vectors.astype(np.float32) @ means.T).argmax(axis=1), np.uint32)
+    return np.asarray((widened(vectors) @ means.T).argmax(axis=1), np.uint32)
 
 
 @contextmanager

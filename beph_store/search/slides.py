@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import MiniBatchKMeans
 
 from beph_store.errors import SearchError
+from beph_store.halves import widened
 from beph_store.search.exact import TopK
 
 #: Tiles of a slide that its k-means looks at.
@@ -110,7 +111,7 @@ def mosaic(vectors: NDArray[np.float16], span: tuple[int, int], tiles: int = 16,
     rows = np.arange(start, stop)
     if len(rows) > _SAMPLE:
         rows = np.sort(np.random.default_rng(seed).choice(rows, _SAMPLE, replace=False))
-    unit = vectors[rows].astype(np.float32)
+    unit = widened(vectors[rows])
     unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
     if len(rows) <= tiles:
         return Mosaic(rows, unit, np.full(len(rows), 1 / len(rows), np.float32))

@@ -10,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from beph_store.errors import VectorInvalid
+from beph_store.halves import narrowed
 from beph_store.records import READ_FAILED, READ_OK, TileSet
 from beph_store.store.layout import tiles_schema
 
@@ -106,7 +107,7 @@ def to_float16(vectors: NDArray[np.float32], *, slide_id: str) -> NDArray[np.flo
             f"an embedding exceeds {_FLOAT16_MAX:g}, the largest float16: rescale the encoder's output",
             slide_id=slide_id,
         )
-    half = vectors.astype(np.float16)
+    half = narrowed(vectors)
     if not half.any(axis=1).all():
         raise VectorInvalid(
             "the encoder returned an all-zero embedding: run `beph-store encoder check` on the bundle",

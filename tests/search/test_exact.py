@@ -5,13 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from beph_store import halves
 from beph_store.errors import SearchError
 from beph_store.search import dots, exact, top_k
 
 KERNELS = [
     dots.NumPyKernel,
     pytest.param(
-        dots.NumKongKernel, marks=pytest.mark.skipif(dots.numkong is None, reason="numkong is not installed")
+        dots.NumKongKernel,
+        marks=pytest.mark.skipif(halves.fast_numkong() is None, reason="numkong is not installed"),
     ),
 ]
 
@@ -152,15 +154,10 @@ def test_the_bound_holds(kernel):
 
 
 def test_the_kernel_is_numpys_where_numkong_is_missing_or_slow(monkeypatch):
-    class Slow:
-        def get_capabilities(self):
-            return {"serial": True, "haswell": False}
-
-    for absent in (None, Slow()):
-        monkeypatch.setattr(dots, "numkong", absent)
-        assert isinstance(dots.kernel(np.ones((1, 8), np.float32)), dots.NumPyKernel)
-    Slow.get_capabilities = lambda self: {"serial": True, "haswell": True}
+    monkeypatch.setattr(dots, "fast_numkong", lambda: None)
+    assert isinstance(dots.kernel(np.ones((1, 8), np.float32)), dots.NumPyKernel)
     chosen = []
+    monkeypatch.setattr(dots, "fast_numkong", lambda: object())
     monkeypatch.setattr(dots, "NumKongKernel", chosen.append)
     dots.kernel(np.ones((1, 8), np.float32))
     assert len(chosen) == 1

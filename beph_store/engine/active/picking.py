@@ -20,6 +20,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from beph_store.halves import widened
+
 Float32 = NDArray[np.float32]
 Index = NDArray[np.int64]
 
@@ -29,7 +31,7 @@ _GROUPS = 200
 
 def directions(vectors: NDArray[np.floating], centre: NDArray[np.floating]) -> Float32:
     """(n, D) float32 of unit length: where each vector lies seen from ``centre``; a vector at it stays zero."""
-    moved = vectors.astype(np.float32) - centre.astype(np.float32)
+    moved = widened(vectors) - widened(centre)
     length = np.linalg.norm(moved, axis=1, keepdims=True)
     return np.asarray(moved / np.maximum(length, np.finfo(np.float32).tiny), np.float32)
 

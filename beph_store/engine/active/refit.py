@@ -19,6 +19,7 @@ from beph_store.engine.active.places import place as placed_in
 from beph_store.engine.active.threads import one_thread
 from beph_store.engine.search.table import SearchTable
 from beph_store.errors import HeadError
+from beph_store.halves import widened
 from beph_store.heads.tile_refit import refit as refit_vectors
 
 Index = NDArray[np.int64]
@@ -83,7 +84,7 @@ class TileHead:
         """(N, K) of embeddings (N, D)."""
         out = np.empty((len(vectors), len(self.classes)), np.float32)
         for at in range(0, len(vectors), _CHUNK):
-            logits = vectors[at : at + _CHUNK].astype(np.float32) @ self.coef.T + self.intercept
+            logits = widened(vectors[at : at + _CHUNK]) @ self.coef.T + self.intercept
             exp = np.exp(logits - logits.max(axis=1, keepdims=True))
             out[at : at + _CHUNK] = exp / exp.sum(axis=1, keepdims=True)
         return out
@@ -138,7 +139,7 @@ def refit(table: SearchTable, labels: Labels, *, seed: int = 0) -> TileHead:
             "such as what it must be told apart from"
         )
     learnt = whole.take(capped(whole.truth, whole.case, MAX_TILES, seed))
-    vectors = table.flat.vectors[learnt.rows].astype(np.float32)
+    vectors = widened(table.flat.vectors[learnt.rows])
     by, fold, note = _folds(learnt, seed)
     with one_thread():
         fitted = refit_vectors(vectors, learnt.truth, len(learnt.classes), fold)

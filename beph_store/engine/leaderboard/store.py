@@ -29,6 +29,7 @@ from beph_store.engine.probe.store import Wanted, store_tiles
 from beph_store.engine.probe.tiles import LabelledTiles, ProbeTiles
 from beph_store.engine.search.table import SearchTable, open_table
 from beph_store.errors import CohortError, EncoderError, UsageError
+from beph_store.halves import widened
 from beph_store.store import KeptTiles, Store
 from beph_store.store.reader import RecipeRecord
 
@@ -88,7 +89,7 @@ def store_comparison(
 def _entrant(name: str, table: SearchTable, rows: Index, kept: Mapping[int, Kept], runtime: str) -> Entrant:
     """A recipe's vectors, and more of them where its tiles' pixels and its encoder are at hand."""
     source, missing = _source(table.record, kept.get(table.record.recipe.tile.tile_px), runtime)
-    vectors = table.flat.vectors[rows].astype(np.float32)
+    vectors = widened(table.flat.vectors[rows])
     return Entrant(name, vectors, _about(table.record), source, missing)
 
 

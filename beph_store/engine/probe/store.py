@@ -18,6 +18,7 @@ from beph_store.engine.probe.kept import kept_labels
 from beph_store.engine.probe.tiles import MAX_TILES, ProbeTiles, Rows
 from beph_store.engine.search.table import SearchTable, open_table
 from beph_store.errors import AmbiguousColumn, CohortError
+from beph_store.halves import widened
 from beph_store.records import ClassLabel
 
 NO_TILE = "no stored tile there"
@@ -99,7 +100,7 @@ def store_tiles(
             "labels": None if labels is None else str(labels),
             "labels_by": by,
         },
-        vectors=table.flat.vectors[place].astype(np.float32),
+        vectors=widened(table.flat.vectors[place]),
     )
 
 

@@ -15,6 +15,7 @@ from beph_store.engine.embed import embed
 from beph_store.engine.imported import IMPORTED_FROM
 from beph_store.engine.search.table import SearchTable
 from beph_store.errors import RecipeMismatch, UsageError
+from beph_store.halves import widened
 from beph_store.records import Hit
 
 Exclude = Literal["none", "slide", "case"]
@@ -165,4 +166,4 @@ def spread(hits: Sequence[Hit], per_slide: int) -> list[Hit]:
 
 
 def _vectors(table: SearchTable, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    return table.flat.vectors[rows].astype(np.float32)
+    return widened(table.flat.vectors[rows])

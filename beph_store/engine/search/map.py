@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from beph_store.engine.search.colouring import Colouring, colour_by
 from beph_store.engine.search.table import SearchTable
 from beph_store.errors import SearchError
+from beph_store.halves import widened
 from beph_store.search.projection import (
     MIN_TILES,
     MapQuality,
@@ -139,7 +140,7 @@ def draw_map(table: SearchTable, options: MapOptions | None = None) -> TileMap:
         )
     rows = allowed[sample_evenly(table.slide_of[allowed], options.sample, options.seed)]
     colouring = colour_by(table, rows, options.colour)
-    vectors = table.flat.vectors[rows].astype(np.float32)
+    vectors = widened(table.flat.vectors[rows])
     points = project(vectors, options.method, options.seed)
     quality = judge(vectors, points)
     slides = len(np.unique(table.slide_of[allowed]))

@@ -13,6 +13,7 @@ from beph_store.engine.search.ask import Exclude, Question, left_out
 from beph_store.engine.search.sheet import tile_pixels
 from beph_store.engine.search.table import SearchTable
 from beph_store.errors import UsageError
+from beph_store.halves import widened
 from beph_store.search import top_k
 from beph_store.search.retrieval import RetrievalScores, evaluate, neighbours
 from beph_store.search.slides import LIKENESSES, mean_vectors, mosaic, rank_by_mean, rank_by_mosaic
@@ -132,7 +133,7 @@ def _scores(
     ranked: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * len(cases)
     for case in np.unique(owner):
         own = np.flatnonzero(owner == case)
-        found = top_k(vectors[own].astype(np.float32), vectors, max(ks), allowed=owner != case)
+        found = top_k(widened(vectors[own]), vectors, max(ks), allowed=owner != case)
         for item, rows in zip(own.tolist(), found.index, strict=True):
             ranked[item] = rows
     return tuple(evaluate(ranked, labels, cases, k) for k in ks)

@@ -15,7 +15,7 @@ from beph_store.errors import StoreError, UnknownSlide
 from beph_store.records import Rasters, TissueMask
 from beph_store.store.durable import sync_file
 from beph_store.store.place import Place, put_folder
-from beph_store.store.zarrs import GROUP, array_of, is_group, new_group, read_group
+from beph_store.store.zarrs import GROUP, array_of, group_files, is_group, read_group
 
 if TYPE_CHECKING:
     import zarr
@@ -33,21 +33,12 @@ def write_rasters(path: Place, rasters: Rasters) -> None:
             put_folder(local, path, last=GROUP)
         return
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    aside.parent.mkdir(parents=True, exist_ok=True)
     try:
-        group = new_group(aside)
-        tissue = rasters.tissue
-        frame = {
-            "method": tissue.method,
-            "mpp_x": tissue.mpp_x,
-            "mpp_y": tissue.mpp_y,
-            "frame": "whole slide",
-        }
-        _put(group, "thumbnail", rasters.thumbnail, {})
-        _put(group, "tissue", tissue.mask, frame)
-        for file in aside.rglob("*"):
-            if file.is_file():
-                sync_file(file)
+        for name, data in group_files(lambda group: _fill(group, rasters)).items():
+            file = aside / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
+            sync_file(file)
         if path.exists():
             shutil.rmtree(path)
         aside.rename(path)
@@ -75,6 +66,13 @@ def _get(group: zarr.Group, name: str) -> NDArray[Any]:
     if array.nbytes > _LARGEST:
         raise ValueError(f"{name} says that it has {array.nbytes:,} bytes")
     return np.asarray(array[...])
+
+
+def _fill(group: zarr.Group, rasters: Rasters) -> None:
+    tissue = rasters.tissue
+    frame = {"method": tissue.method, "mpp_x": tissue.mpp_x, "mpp_y": tissue.mpp_y, "frame": "whole slide"}
+    _put(group, "thumbnail", rasters.thumbnail, {})
+    _put(group, "tissue", tissue.mask, frame)
 
 
 def _put(group: zarr.Group, name: str, array: NDArray[np.generic], attributes: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ zarr is imported inside the functions: it takes a fifth of a second, and most co
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,20 @@ def new_group(where: Path, attributes: dict[str, Any] | None = None) -> zarr.Gro
     import zarr
 
     return zarr.open_group(str(where), mode="w", zarr_format=3, attributes=attributes)
+
+
+def group_files(fill: Callable[[zarr.Group], None]) -> dict[str, bytes]:
+    """The files of the group that ``fill`` fills, by their names in its folder.
+
+    It is made in memory: of small arrays, zarr's way to the disk costs more than all else.
+    """
+    import zarr
+    from zarr.core.buffer import Buffer
+    from zarr.storage import MemoryStore
+
+    made: dict[str, Buffer] = {}
+    fill(zarr.create_group(MemoryStore(made), zarr_format=3))
+    return {name: buffer.to_bytes() for name, buffer in made.items()}
 
 
 def array_of(group: zarr.Group, name: str) -> zarr.Array[Any]:

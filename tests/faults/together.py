@@ -1,6 +1,7 @@
 """Writers, a compaction, an index build and readers on one store at once, and what has to hold at every moment.
 
-``python -m tests.faults.together ROLE FOLDER SECONDS SEED`` is one of them; its last line of output is JSON.
+``python -m tests.faults.together ROLE FOLDER SECONDS SEED`` is one of them: it says that it is ready, waits for a line,
+and its last line of output is JSON.
 """
 
 import json
@@ -10,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from beph_store.errors import SearchError, StoreError
@@ -127,12 +129,19 @@ def together(folder: Path, seconds: float, roles: list[str]) -> Counter[str]:
         subprocess.Popen(
             [*command, role, str(folder / "S"), str(seconds), str(seed)],
             cwd=ROOT,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         for seed, role in enumerate(roles)
     ]
+    for process in processes:  # on a busy machine one may start long after another, and never meet it
+        process.stdout.readline()
+    for process in processes:
+        with suppress(BrokenPipeError):
+            process.stdin.write("go\n")
+            process.stdin.flush()
     did: Counter[str] = Counter()
     for role, process in zip(roles, processes, strict=True):
         out, err = process.communicate()
@@ -148,7 +157,11 @@ def together(folder: Path, seconds: float, roles: list[str]) -> Counter[str]:
 
 def main() -> None:
     role, folder, seconds, seed = sys.argv[1:]
-    did = ROLES[role](Store.open(folder), time.time() + float(seconds), random.Random(int(seed)))
+    store = Store.open(folder)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
+    did = ROLES[role](store, time.time() + float(seconds), random.Random(int(seed)))
     sys.stdout.write(f"\n{json.dumps(did)}\n")
 
 

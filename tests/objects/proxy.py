@@ -40,6 +40,7 @@ class Proxy:
     faults: Counter[str] = field(default_factory=Counter)
     received: int = 0
     sent: int = 0
+    under_way: int = 0
     guard: threading.Lock = field(default_factory=threading.Lock)
 
     def fault(self, method: str, path: str) -> Fault | None:
@@ -58,6 +59,17 @@ class Proxy:
                 return name
             at -= share
         return None
+
+    @contextlib.contextmanager
+    def passing(self) -> Iterator[None]:
+        """While a request is ``under_way``."""
+        with self.guard:
+            self.under_way += 1
+        try:
+            yield
+        finally:
+            with self.guard:
+                self.under_way -= 1
 
     def count(self, received: int, sent: int) -> None:
         """Bytes of bodies that passed, from the client and to it."""
@@ -81,7 +93,10 @@ class _Handler(BaseHTTPRequestHandler):
             super().handle_one_request()
 
     def _pass(self) -> None:
-        proxy = self.server.proxy
+        with self.server.proxy.passing():
+            self._passed(self.server.proxy)
+
+    def _passed(self, proxy: Proxy) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fault = proxy.fault(self.command, self.path)
         time.sleep(3600 if fault == "hang" else proxy.latency_s)

@@ -181,7 +181,9 @@ def test_a_killed_process_leaves_what_the_next_one_goes_on_with(s3, moto, folder
         child.send_signal(signal.SIGKILL)
         child.wait()
         proxy.bytes_per_s = float("inf")
-        time.sleep(0.5)  # what was under way
+        time.sleep(0.2)  # until what it asked for last is under way
+        while proxy.under_way:
+            time.sleep(0.01)
         before = proxy.sent
         with Copy(head(url), Staging()) as copy:
             assert copy.whole().read_bytes() == content

@@ -16,7 +16,6 @@ intervals resample splits, which share cases, so they are no intervals over pati
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import conditions, write
+from common import command_line, conditions, write
 from numpy.typing import NDArray
 
 from beph_store.engine.active.labels import Label, Labels
@@ -328,16 +327,13 @@ def _reached(means: NDArray[np.float64], at: NDArray[np.int64], target: float) -
 
 def main() -> None:
     """Measure, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, "active")
     parser.add_argument("--world", choices=("drawn", "ebhi", "both"), default="drawn")
     parser.add_argument("--fields", type=Path, help="folder of EBHI-Seg, for ebhi and both")
     parser.add_argument("--splits", type=int, default=10)
     parser.add_argument("--labels", type=int, default=144)
     parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--encoder", default="beph-mini")
-    parser.add_argument("--name", default="active")
     args = parser.parse_args()
     data = {
         **conditions("scikit-learn", "onnxruntime"),

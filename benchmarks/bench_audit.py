@@ -12,7 +12,6 @@ patients of EBHI. Blur is drawn on real tiles. --work keeps slides and stores, w
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import conditions, write
+from common import command_line, conditions, write
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
@@ -251,10 +250,9 @@ def prepare(data: Path, work: Path) -> tuple[SearchTable, SearchTable, list[str]
 
 def main() -> None:
     """Run it all."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = command_line(__doc__, "audit")
     parser.add_argument("data", type=Path)
     parser.add_argument("--work", type=Path)
-    parser.add_argument("--name", default="audit")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         table, ebhi, originals = prepare(options.data, options.work or Path(folder))

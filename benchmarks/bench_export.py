@@ -13,14 +13,13 @@ same by a filter for each slide, as one slide alone is read, and ``times`` how m
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench_import import copied, fresh, lay_out, seconds
-from common import conditions, write
+from bench_import import copied, fresh, lay_out
+from common import command_line, conditions, seconds, write
 
 from beph_store.engine.exporting import export_features
 from beph_store.engine.importing import ImportOptions, import_features
@@ -87,12 +86,11 @@ def measure(work: Path, slides: int, tiles: int, dim: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__, "export")
     parser.add_argument("--small", default="200x100", help="SLIDESxTILES")
     parser.add_argument("--large", default="8x12000", help="SLIDESxTILES")
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--out", type=Path, help="folder on the disk to measure [a temporary one]")
-    parser.add_argument("--name", default="export")
     asked = parser.parse_args()
     stores = {}
     with tempfile.TemporaryDirectory(dir=asked.out) as folder:

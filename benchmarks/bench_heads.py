@@ -38,7 +38,7 @@ import h5py
 import numpy as np
 import torch
 from clam_reference import CLASSES, DECAY, DIM, LR, Reference
-from common import conditions, write
+from common import command_line, conditions, write
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -311,14 +311,11 @@ def show(result: dict[str, Any]) -> None:
 
 def main() -> None:
     """See the top of the file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, "heads")
     parser.add_argument("--train", type=int, default=40)
     parser.add_argument("--val", type=int, default=8)
     parser.add_argument("--tiles", type=int, default=5000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--name", default="heads")
     options = parser.parse_args()
     if os.environ.get("OMP_NUM_THREADS") != "1":  # BLAS reads this when it is loaded: begin again
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

@@ -13,18 +13,16 @@ import of what is in the store: the cost of finding that nothing is to be done.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-from common import conditions, write
+from common import command_line, conditions, seconds, write
 
 from beph_store.engine.importing import ImportOptions, import_features
 from beph_store.interop import FORMATS, SlideFeatures
@@ -76,13 +74,6 @@ def copied(files: list[Path], root: Path, to: Path) -> None:
             os.fsync(file.fileno())
 
 
-def seconds(what: Callable[[], object]) -> float:
-    """How long it takes."""
-    start = time.perf_counter()
-    what()
-    return time.perf_counter() - start
-
-
 def fresh(folder: Path, what: Callable[[], object]) -> float:
     """Seconds of what makes ``folder``, from nothing and with nothing waiting to be written."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -130,12 +121,11 @@ def _by_h5py(path: Path, name: str) -> None:
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__, "import")
     parser.add_argument("--slides", type=int, default=12)
     parser.add_argument("--tiles", type=int, default=6000)
     parser.add_argument("--dim", type=int, default=1024)
     parser.add_argument("--out", type=Path, help="folder on the disk to measure [a temporary one]")
-    parser.add_argument("--name", default="import")
     asked = parser.parse_args()
     formats = {}
     with tempfile.TemporaryDirectory(dir=asked.out) as folder:

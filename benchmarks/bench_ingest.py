@@ -15,7 +15,6 @@ the first slide's tissue included: one to two seconds that weigh on a run of a f
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import conditions, write
+from common import command_line, conditions, write
 from numpy.typing import NDArray
 
 from beph_store.encoders import load_bundle
@@ -119,9 +118,7 @@ def measure(slides: Sequence[Path], encoder: str, stride: int | None = None) -> 
 
 def main() -> None:
     """Measure every slide and write the result file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, "ingest")
     parser.add_argument("slides", nargs="+", type=Path)
     parser.add_argument("--encoder", default="beph-mini")
     parser.add_argument("--only-all", action="store_true", help="leave the single slides out")
@@ -129,7 +126,6 @@ def main() -> None:
         "--strides", type=int, nargs="+", default=[0], help="px, for all slides in one run; 0 the tile's side"
     )
     parser.add_argument("--repeats", type=int, default=1, help="of all slides in one run")
-    parser.add_argument("--name", default="ingest")
     args = parser.parse_args()
     slides = sorted(args.slides, key=os.path.getsize)
     runs = [([slide], None) for slide in slides if not args.only_all]

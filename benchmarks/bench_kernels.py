@@ -10,7 +10,6 @@ beside torch, one thread, in CPU seconds of the process. Cases for which no time
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import conditions, write
+from common import command_line, conditions, write
 
 from beph_store.runtimes.peak import matrix_rate
 from beph_store_kernels import fast, reference, torch_ops
@@ -234,9 +233,10 @@ def limits() -> dict[str, float]:
 
 def main() -> None:
     """Measure every case that there is time for, and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__, "kernels")
     parser.add_argument("--seconds", type=float, default=55.0)
-    end = time.perf_counter() + parser.parse_args().seconds
+    asked = parser.parse_args()
+    end = time.perf_counter() + asked.seconds
     torch.manual_seed(0)
     if not CUDA:
         torch.set_num_threads(1)
@@ -259,7 +259,7 @@ def main() -> None:
         "cases": found,
         "no_time_left_for": skipped,
     }
-    write("kernels", data)
+    write(asked.name, data)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ frame is late beyond 50 ms. ``CHROMIUM`` names another browser.
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 import time
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from bench_serve import MAIN, Server, build
-from common import conditions, write
+from common import command_line, conditions, write
 from playwright.sync_api import Page, sync_playwright
 
 from beph_store.serve.shelf import handle
@@ -95,12 +94,9 @@ def measure(server: Server, slide: str, side: int, seconds: float) -> dict[str, 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, "page")
     parser.add_argument("--side", type=int, default=100_352)
     parser.add_argument("--seconds", type=float, default=20)
-    parser.add_argument("--name", default="page")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         store = build(Path(folder), asked.side, 1)

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import conditions, write
+from common import command_line, conditions, write
 
 
 def measure(paths: list[Path], size: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -51,9 +51,7 @@ def measure(paths: list[Path], size: str, args: argparse.Namespace) -> dict[str,
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, "pretrain")
     parser.add_argument("paths", nargs="+", type=Path)
     parser.add_argument("--sizes", nargs="+", default=["mini", "tiny"])
     parser.add_argument("--steps", type=int, default=24)
@@ -61,7 +59,6 @@ def main() -> None:
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--name", default="pretrain")
     args = parser.parse_args()
     sizes = [measure(args.paths, size, args) for size in args.sizes]
     told = {key: getattr(args, key) for key in ("steps", "batch", "precision", "workers", "device")}

@@ -12,7 +12,6 @@ Ray listens on the loopback device only. To be sure of it: unshare -n -p -f --mo
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -23,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common import conditions, write
+from common import command_line, conditions, write
 from polars.testing import assert_frame_equal
 
 from beph_store.store import Store
@@ -107,14 +106,11 @@ def measure(slides: Sequence[Path], more: Sequence[str], repeats: int) -> dict[s
 
 def main() -> None:
     """Measure and write the result file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, "ray")
     parser.add_argument("slides", nargs="+", type=Path)
     parser.add_argument("--encoder", default="beph-mini")
     parser.add_argument("--stride-px", type=int, help="less than the tile's side for more tiles")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--name", default="ray")
     args = parser.parse_args()
     more = ["--encoder", args.encoder]
     more += ["--stride-px", str(args.stride_px)] if args.stride_px else []

@@ -11,7 +11,6 @@ The physical limit beside it: decoding each JPEG macro-tile that the tiles touch
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import conditions, write
+from common import command_line, conditions, write
 from numpy.typing import NDArray
 from openslide import OpenSlide
 
@@ -130,13 +129,10 @@ def measure(path: Path, mpp: float | None, rounds: int) -> dict[str, Any]:
 
 def main() -> None:
     """See the top of the file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, "reader")
     parser.add_argument("slides", nargs="+", type=Path, metavar="SLIDE")
     parser.add_argument("--mpp", type=float)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--name", default="reader")
     options = parser.parse_args()
     slides = [measure(path, options.mpp, options.rounds) for path in options.slides]
     write(options.name, conditions("openslide-python", "openslide-bin", "simplejpeg") | {"slides": slides})

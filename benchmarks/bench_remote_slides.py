@@ -16,7 +16,6 @@ the CPU, on the slowest link: what is left to be waited for where encoding takes
 
 from __future__ import annotations
 
-import argparse
 import functools
 import multiprocessing
 import os
@@ -35,7 +34,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 import tifffile
-from common import conditions, write
+from common import command_line, conditions, write
 
 from beph_store.engine.ingest import IngestOptions, ingest
 from beph_store.engine.messages import Closed, Failed, Opened
@@ -330,16 +329,13 @@ def _megabytes(slides: Sequence[Path]) -> list[float]:
 
 def main() -> None:
     """Run and write the results."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, "remote_slides")
     parser.add_argument("slides", nargs="+", type=Path)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument(
         "--alone", action="store_true", help="nothing else ran on the machine; kept with the figures"
     )
     parser.add_argument("--limit-tiles", type=int, default=64)
-    parser.add_argument("--name", default="remote_slides")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["BEPH_STORE_SLIDE_CACHE"] = str(Path(folder, "ring"))

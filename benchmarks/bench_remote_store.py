@@ -12,7 +12,6 @@ compacting) is an upper bound at 20 ms. Nothing is encoded; sealing overlaps wit
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import os
 import socket
@@ -29,7 +28,7 @@ from typing import Any
 
 import numpy as np
 from bench_remote_slides import Link
-from common import conditions, write
+from common import command_line, conditions, write
 
 from beph_store.records import Recipe
 from beph_store.store import SlideRow, Store, compact, verify
@@ -117,10 +116,7 @@ def measure(root: str, slides: int, tiles: int) -> dict[str, float]:
 
 def main() -> None:
     """Run and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--name", default="remote_store")
+    parser = command_line(__doc__, "remote_store")
     parser.add_argument("--slides", type=int, default=8)
     parser.add_argument("--tiles", type=int, default=3000)
     asked = parser.parse_args()

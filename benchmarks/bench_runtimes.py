@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import conditions, write
+from common import command_line, conditions, write
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -173,13 +173,12 @@ def child(cores: int, args: argparse.Namespace) -> Row:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__, "runtimes")
     parser.add_argument("--work", type=Path, help="where the bundles are kept [the cache folder]")
     parser.add_argument("--tiles", type=Path, default=Path("../shared/data/ebhi_seg"))
     parser.add_argument("--seconds", type=float, default=2.5)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--prepare", action="store_true", help="make the bundles, measure nothing")
-    parser.add_argument("--name", default="runtimes")
     parser.add_argument("--cores", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--fidelity", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()

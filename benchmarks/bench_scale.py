@@ -10,7 +10,6 @@ on whole slides of 768-d vectors.
 
 from __future__ import annotations
 
-import argparse
 import json
 import resource
 import shutil
@@ -26,7 +25,7 @@ from typing import Any
 import lance
 import numpy as np
 import pyarrow as pa
-from common import conditions, write
+from common import command_line, conditions, seconds, write
 
 from beph_store.engine.plan import SlideTask
 from beph_store.records import EncoderSpec, Rasters, Recipe, SlideInfo, TileSet, TileSpec, TissueMask
@@ -75,20 +74,15 @@ def row(key: str, number: int) -> SlideRow:
     )
 
 
-def seconds(work: Callable[[], Any], times: int = 3) -> float:
+def median_seconds(work: Callable[[], Any], times: int = 3) -> float:
     """Median wall seconds."""
-    taken = []
-    for _ in range(times):
-        start = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
+    return statistics.median(seconds(work) for _ in range(times))
 
 
 def after(first: Callable[[], Any], work: Callable[[], Any]) -> float:
     """Wall seconds of ``work`` alone."""
     first()
-    return seconds(work, 1)
+    return seconds(work)
 
 
 def fill(writer: RecipeWriter, template: dict[str, Any], start: int, stop: int) -> None:
@@ -156,14 +150,18 @@ def costs(writer: RecipeWriter, template: dict[str, Any], size: int) -> dict[str
         "registry_bytes_a_slide": round(
             sum(p.stat().st_size for p in (layout.registry / "data").iterdir()) / size, 1
         ),
-        "open_table_s": seconds(lambda: lance.dataset(str(where))),
-        "list_fragments_s": seconds(lambda: lance.dataset(str(where)).get_fragments()),
-        "known_s": seconds(writer.known),
-        "get_one_row_s": seconds(lambda: registry.get(writer.key, f"{size // 2}"), 5),
-        "put_64_rows_s": seconds(lambda: registry.put(row(writer.key, next(number)) for _ in range(BATCH))),
-        "publish_64_slides_s": seconds(publish),
-        "read_registry_once_s": seconds(known.rows, 1),
-        "claim_and_release_s": seconds(lambda: [one_claim(writer, known, task.slide_id) for task in absent])
+        "open_table_s": median_seconds(lambda: lance.dataset(str(where))),
+        "list_fragments_s": median_seconds(lambda: lance.dataset(str(where)).get_fragments()),
+        "known_s": median_seconds(writer.known),
+        "get_one_row_s": median_seconds(lambda: registry.get(writer.key, f"{size // 2}"), 5),
+        "put_64_rows_s": median_seconds(
+            lambda: registry.put(row(writer.key, next(number)) for _ in range(BATCH))
+        ),
+        "publish_64_slides_s": median_seconds(publish),
+        "read_registry_once_s": seconds(known.rows),
+        "claim_and_release_s": median_seconds(
+            lambda: [one_claim(writer, known, task.slide_id) for task in absent]
+        )
         / 20,
         "catch_up_after_a_commit_s": after(publish, lambda: known.get("none")),
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
@@ -248,9 +246,8 @@ def slides(folder: Path, dim: int, tiles: int, count: int) -> dict[str, Any]:
 
 def main() -> None:
     """See the top of the file."""
-    asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    asked = command_line(__doc__, "scale")
     asked.add_argument("--rows", default="1000,10000,100000")
-    asked.add_argument("--name", default="scale", help="of the result file")
     options = asked.parse_args()
     sizes = [int(part) for part in options.rows.split(",")]
     folder = Path(tempfile.mkdtemp(prefix="scale-"))

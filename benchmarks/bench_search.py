@@ -30,7 +30,7 @@ from typing import Any
 import lance
 import numpy as np
 import pyarrow as pa
-from common import conditions, write
+from common import command_line, conditions, write
 from numpy.typing import NDArray
 from search_libraries import DIM, METHODS, SLIDE, K, Place
 
@@ -278,7 +278,7 @@ def estimate(results: dict[str, Any]) -> dict[str, str]:
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__, "search")
     parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--queries", type=int, default=500)
     parser.add_argument("--hnsw-rows", type=int, default=200_000)
@@ -286,7 +286,6 @@ def main() -> None:
         "--methods", nargs="+", default=[""], help="only those whose names hold one of these words"
     )
     parser.add_argument("--folder", help="where to put the data; default: the system's temporary folder")
-    parser.add_argument("--name", default="search")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.job:

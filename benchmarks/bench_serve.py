@@ -15,7 +15,6 @@ other, as the page asks. Clients run on the same machine and take their share of
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -31,7 +30,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-from common import conditions, write
+from common import command_line, conditions, write
 
 from beph_store.encoders import load_bundle
 from beph_store.engine.ingest import IngestOptions, ingest
@@ -314,9 +313,7 @@ def measure_clicks(folder: Path, tiles: int) -> dict[str, Any]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, "serve")
     parser.add_argument("--viewers", type=int, default=20)
     parser.add_argument("--views", type=int, default=15)
     parser.add_argument("--look", type=float, default=1.0)
@@ -324,7 +321,6 @@ def main() -> None:
     parser.add_argument("--slides", type=int, default=50)
     parser.add_argument("--side", type=int, default=100_352)
     parser.add_argument("--tiles", type=int, default=100_000)
-    parser.add_argument("--name", default="serve")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         store = build(Path(folder), asked.side, asked.slides)

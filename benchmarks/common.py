@@ -1,14 +1,16 @@
-"""What every benchmark writes beside its figures, and how memory is measured."""
+"""What benchmarks share: the command line, what is written beside the figures, time and memory."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import multiprocessing
 import os
 import platform
 import re
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +18,20 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def command_line(doc: str | None, name: str) -> argparse.ArgumentParser:
+    """The parser of a benchmark that explains itself by ``doc``; ``--name``, of the result file, is its only option."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--name", default=name, help=f"of the file in results [{name}]")
+    return parser
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall seconds that it takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def conditions(*packages: str) -> dict[str, Any]:

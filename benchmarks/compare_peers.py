@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import conditions, write
+from common import command_line, conditions, write
 from peers import environments
 from peers.agreement import Reference, compare, damaged, damaged_copy
 from peers.bench import SYSTEMS, Bench, System
@@ -213,9 +213,7 @@ def after_damage(bench: Bench, folder: Path, job: Job, todo: Sequence[System]) -
 
 def options() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, "peers")
     parser.add_argument("slides", nargs="*", type=Path)
     parser.add_argument("--venvs", type=Path, default=Path(tempfile.gettempdir()) / "beph-store-peers")
     parser.add_argument("--repeats", type=int, default=3)
@@ -227,7 +225,6 @@ def options() -> argparse.Namespace:
     parser.add_argument("--encoders", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--only", nargs="+", metavar="NAME", help="drivers, such as ours clam lazyslide")
     parser.add_argument("--limit", type=float, default=300.0, help="seconds for one process")
-    parser.add_argument("--name", default="peers")
     return parser.parse_args()
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from bench_heads import draw_bags, train_only
 from clam_reference import DECAY, LR, Reference
-from common import conditions, write
+from common import command_line, conditions, write
 from scipy.stats import t as student
 
 from beph_store.heads import HeadOptions
@@ -73,15 +73,12 @@ def summary(found: dict[str, list[float]]) -> dict[str, Any]:
 
 def main() -> None:
     """Train, compare, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, "heads_noise")
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--train", type=int, default=40)
     parser.add_argument("--val", type=int, default=8)
     parser.add_argument("--tiles", type=int, default=5000)
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--name", default="heads_noise")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:

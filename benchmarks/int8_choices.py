@@ -10,7 +10,6 @@ rates a CPU second, since the machine may be shared; centred cosine against fp32
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from common import conditions, write
+from common import command_line, conditions, write
 from numpy.typing import NDArray
 from onnxruntime import quantization as q
 from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -140,7 +139,7 @@ def choices(plain: Path, spec: EncoderSpec, count: int) -> dict[str, Any]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__, "int8_choices")
     parser.add_argument("--work", type=Path, help="where the ViT-B is kept [the cache folder]")
     parser.add_argument("--count", type=int, default=32)
     args = parser.parse_args()
@@ -156,7 +155,7 @@ def main() -> None:
                 onnx.save(amplified(onnx.load(plain), bundle.spec.dim), plain)
             found[name] = choices(plain, bundle.spec, args.count)
     packages = ("onnxruntime", "openvino", "onnx")
-    write("int8_choices", {"conditions": conditions(*packages), "tiles": args.count, "encoders": found})
+    write(args.name, {"conditions": conditions(*packages), "tiles": args.count, "encoders": found})
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import conditions, write
+from common import command_line, conditions, write
 from numpy.typing import NDArray
 
 from beph_store.cohort.image_sets import read_image_set
@@ -93,15 +93,12 @@ def _told(one: Any) -> list[float]:
 
 def main() -> None:
     """Embed, probe, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, "probe_ebhi")
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--lite0", type=Path, required=True)
     parser.add_argument("--tiles", type=Path, nargs="+", required=True)
     parser.add_argument("--first", type=Path)
     parser.add_argument("--encoder", default="beph-mini")
-    parser.add_argument("--name", default="probe_ebhi")
     args = parser.parse_args()
     images = read_image_set(args.manifest, "csv")
     found: dict[str, ProbeTiles] = {}

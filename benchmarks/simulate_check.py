@@ -20,6 +20,10 @@ from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for benchmarks and tests, which are not installed
+
+from benchmarks.simulation import Archive, Costs, Fleet, Simulation
+
 MOST, FEWEST = 64, 16  # tiles of a span, in proportion to the small slides
 TILE = 224
 EQUAL = (64,) * 6  # tiles of the slides that the rate is measured on
@@ -28,7 +32,6 @@ UNEVEN = (25, 36, 36, 49, 49, 64, 81, 100, 121, 324)
 
 def check() -> list[dict[str, Any]]:
     """Both runs, with their predictions."""
-    sys.path.insert(0, str(Path(__file__).parents[1]))
     from tests.engine.cluster.namespace import run_alone
 
     done = run_alone("benchmarks.simulate_check", timeout=800)
@@ -68,8 +71,6 @@ def ingest_there(paths: list[Path], store: Path) -> dict[str, Any]:
 
 def predicted(tiles: list[int], workers: int, rate: float) -> dict[str, Any]:
     """The same by the simulation."""
-    from simulate_scale import Archive, Costs, Fleet, Simulation
-
     fleet = Fleet(workers, rate, spread=0.0, spans=3)
     run = Simulation(
         Archive(len(tiles)), fleet, Costs(survey=0.1, span_open=0.0), 0, MOST, FEWEST, np.array(tiles)
@@ -154,7 +155,6 @@ def waking(refs: int) -> dict[str, Any]:
 
 def main() -> None:
     """In the namespace: prints one JSON array."""
-    sys.path.insert(0, str(Path(__file__).parent))
     from beph_store.engine.cluster import dispatch
     from beph_store.engine.cluster.spans import Board
 

@@ -18,7 +18,14 @@ TOGETHER = (
 #: Tests each of which may run on any worker: what they share is made quickly enough to be made on both.
 APART = ("tests/docs/test_blocks.py::test_the_blocks_of_a_page_run_one_after_the_other",)
 #: What takes longest is begun first, or one worker would end long after the other.
-FIRST = (*APART, "tests/engine/cluster", "tests/serve/page")
+FIRST = (
+    "tests/faults/test_faults.py",
+    *APART,
+    "tests/engine/cluster",
+    "tests/serve/page",
+    "tests/encoders",
+    "tests/engine/protocols",
+)
 
 
 @pytest.hookimpl(optionalhook=True)

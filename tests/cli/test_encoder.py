@@ -62,16 +62,25 @@ def test_pull_asks_for_consent_and_then_works(tmp_path):
     assert "licence" not in err
 
 
-def test_ones_own_encoder_is_exported_by_its_architecture(tmp_path):
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """The command that exports one's own encoder, what it said with all its options, and the bundle. Made once."""
+    folder = tmp_path_factory.mktemp("own")
     torch.manual_seed(0)
-    torch.save(timm.create_model("test_vit", num_classes=0).state_dict(), tmp_path / "w.pth")
-    given = ("encoder", "export", "mine", "--timm", "test_vit", "--weights", tmp_path / "w.pth")
+    torch.save(timm.create_model("test_vit", num_classes=0).state_dict(), folder / "w.pth")
+    given = ("encoder", "export", "mine", "--timm", "test_vit", "--weights", folder / "w.pth")
     made = call_json(
-        *given, "--mpp", 0.5, "--mean", "0.7,0.5,0.6", "--std", "0.2,0.2,0.2", "--pooling", "cls+mean",
-        "--set", "patch_size=16", "--licence", "ours", "--out", tmp_path / "bundle",
+        *given, "--mpp", 0.5, "--tile-px", 224, "--mean", "0.7,0.5,0.6", "--std", "0.2,0.2,0.2",
+        "--pooling", "cls+mean", "--set", "patch_size=16", "--licence", "ours", "--out", folder / "mine",
     )  # fmt: skip
+    return given, made, folder / "mine"
+
+
+def test_ones_own_encoder_is_exported_by_its_architecture(own, tmp_path):
+    given, made, _ = own
     spec = made["spec"]
     assert (spec["name"], spec["dim"], spec["mpp"], spec["licence"]) == ("mine", 128, 0.5, "ours")
+    assert spec["tile_px"] == 224
     out = ("--out", tmp_path / "other")
     for arguments, words in (
         ((*given, *out), "needs --mpp"),
@@ -86,20 +95,15 @@ def test_ones_own_encoder_is_exported_by_its_architecture(tmp_path):
         assert words in err, err
 
 
-def test_several_encoders_share_a_reading(drawn_slide, tmp_path):
-    torch.manual_seed(0)
-    torch.save(timm.create_model("test_vit", num_classes=0).state_dict(), tmp_path / "w.pth")
-    call(
-        "encoder", "export", "mine", "--timm", "test_vit", "--weights", tmp_path / "w.pth", "--tile-px", 224,
-        "--mpp", 0.5, "--out", tmp_path / "mine",
-    )  # fmt: skip
+def test_several_encoders_share_a_reading(own, drawn_slide, tmp_path):
+    _, _, mine = own
     given = ("ingest", drawn_slide.path, "--store", tmp_path / "S", "--limit-tiles", 6)
-    both = call_json(*given, "--encoder", "beph-mini", "--encoder", tmp_path / "mine")
+    both = call_json(*given, "--encoder", "beph-mini", "--encoder", mine)
     assert [recipe["tiles"] for recipe in both["recipes"]] == [6, 6]
     assert both["tiles"] == 12
     rows = call_json("info", tmp_path / "S")["recipes"]
     assert {row["encoder"] for row in rows} == {"beph-mini", "mine"}
-    out, _ = call(*given, "--encoder", "beph-mini", "--encoder", tmp_path / "mine")
+    out, _ = call(*given, "--encoder", "beph-mini", "--encoder", mine)
     assert out.count("skipped") == 2
     _, err = call(*given, "--encoder", "beph-mini", "--encoder", "beph-mini", code=2)
     assert err.splitlines()[-1] == "error: beph-mini is named twice: once is enough"

@@ -95,7 +95,7 @@ def test_killed_three_times(drawn_slide, tmp_path: Path) -> None:
     slides[0].parent.mkdir()
     for slide in slides:
         shutil.copy(drawn_slide.path, slide)
-    _kill_and_compare(slides, tmp_path, kills=3, seed=1)
+    _kill_and_compare(slides, tmp_path, "--limit-tiles", "32", kills=3, seed=1)
 
 
 def test_killed_while_tiles_are_kept(drawn_slide, tmp_path: Path) -> None:
@@ -119,7 +119,8 @@ def test_stopped_by_ctrl_c(drawn_slide, tmp_path: Path) -> None:
     slides = [tmp_path / f"{number}.tif" for number in range(8)]
     for slide in slides:
         shutil.copy(drawn_slide.path, slide)
-    process = _start(slides, tmp_path / "S")
+    few = ("--limit-tiles", "24")
+    process = _start(slides, tmp_path / "S", *few)
     deadline = time.monotonic() + 120
     while not list((tmp_path / "S").glob("staging/*/*/plan.json")) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -128,5 +129,5 @@ def test_stopped_by_ctrl_c(drawn_slide, tmp_path: Path) -> None:
     assert process.returncode == 130
     assert errors.splitlines()[-1].startswith("error: stopped; run the same command again")
     assert '"ok": false' in out
-    _finish(slides, tmp_path / "S")
+    _finish(slides, tmp_path / "S", *few)
     assert verify(Store.open(tmp_path / "S")).ok

@@ -14,29 +14,17 @@ from matplotlib.lines import Line2D
 from beph_store.engine.leaderboard.columns import K, title_of
 from beph_store.engine.leaderboard.perturb import perturbations
 from beph_store.engine.leaderboard.run import Leaderboard, Row
-from beph_store.engine.study.figures import COLOURS
+from beph_store.engine.study.figures import COLOURS, GREY, STYLE
 
 _MARKS = "osD^vPX*"
-_GREY, _LINE = "#8a8f98", "#e4e6ea"
-_STYLE = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": _GREY,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 11,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-}
+_LINE = "#e4e6ea"
 
 
 def picture(board: Leaderboard) -> bytes:
     """The plot as PNG; an encoder has one colour and one mark in all panels."""
     looks = {row.entrant.name: look for row, look in zip(board.rows, _looks(len(board.rows)), strict=True)}
     tall = 1.5 + 0.34 * len(board.rows)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(13.5, max(2.9, tall) + 4.2), layout="constrained")
         spec = figure.add_gridspec(2, 1, height_ratios=(max(2.9, tall), 4.2))
         above, below = (figure.add_subfigure(spec[i]) for i in range(2))
@@ -93,7 +81,7 @@ def _dots(axes: Any, rows: Sequence[Row], looks: Looks, key: str, title: str) ->
         found = row.metrics.get(key)
         if found is None:
             axes.text(0.5, place, row.missing[key], transform=axes.get_yaxis_transform(), ha="center",
-                      va="center", color=_GREY, fontsize=8)  # fmt: skip
+                      va="center", color=GREY, fontsize=8)  # fmt: skip
             continue
         colour, mark = looks[row.entrant.name]
         axes.plot([found.ci_low, found.ci_high], [place, place], color=colour, lw=2.2)
@@ -133,7 +121,7 @@ def _losses(axes: Any, board: Leaderboard, looks: Looks) -> None:
     if not rows:
         _say(axes, board.rows[0].missing.get(f"{kinds[0]}.loss", "not measured"))
         return
-    axes.axhline(0, color=_GREY, lw=1)
+    axes.axhline(0, color=GREY, lw=1)
     for number, row in enumerate(rows):
         colour, mark = looks[row.entrant.name]
         found = [row.metrics[f"{kind}.loss"] for kind in kinds]
@@ -164,6 +152,6 @@ def _speeds(axes: Any, board: Leaderboard, looks: Looks) -> None:
 
 
 def _say(axes: Any, text: str) -> None:
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=_GREY)
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY)
     axes.set_xticks([])
     axes.set_yticks([])

@@ -17,21 +17,21 @@ F64 = NDArray[np.float64]
 
 #: Okabe and Ito's colours, which every common kind of colour vision tells apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-_GREY = "#8a8f98"
-_STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "beph-store",
+GREY = "#8a8f98"
+#: What all plots look like.
+STYLE = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": _GREY,
+    "axes.edgecolor": GREY,
     "axes.titlelocation": "left",
     "axes.titlesize": 11,
     "legend.frameon": False,
     "legend.fontsize": 9,
 }
+_SVG = {**STYLE, "svg.fonttype": "none", "svg.hashsalt": "beph-store"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,9 +66,9 @@ class Share:
 
 def roc(lines: Sequence[Line]) -> str:
     """True against false positive rate."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_SVG):
         figure, axes = _square()
-        axes.plot([0, 1], [0, 1], color=_GREY, lw=1, ls=":")
+        axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls=":")
         _curves(axes, lines)
         axes.set(xlabel="1 − specificity", ylabel="sensitivity", title="ROC, cases held out")
         axes.legend(loc="lower right")
@@ -77,7 +77,7 @@ def roc(lines: Sequence[Line]) -> str:
 
 def precision_recall(lines: Sequence[Line], prevalence: Sequence[float]) -> str:
     """Precision against recall; the dotted lines are what chance reaches."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_SVG):
         figure, axes = _square()
         for number, share in enumerate(prevalence):
             axes.axhline(share, color=COLOURS[number % len(COLOURS)], lw=0.8, ls=":")
@@ -90,7 +90,7 @@ def precision_recall(lines: Sequence[Line], prevalence: Sequence[float]) -> str:
 def confusion(counts: NDArray[np.int64], classes: Sequence[str]) -> str:
     """(K, K) counts, rows the truth, columns the prediction, shaded by share of the row."""
     side = 2.2 + 0.62 * len(classes)
-    with mpl.rc_context({**_STYLE, "axes.spines.left": False, "axes.spines.bottom": False}):
+    with mpl.rc_context({**_SVG, "axes.spines.left": False, "axes.spines.bottom": False}):
         figure = Figure(figsize=(side, side))
         axes = figure.add_subplot()
         share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -108,7 +108,7 @@ def confusion(counts: NDArray[np.int64], classes: Sequence[str]) -> str:
 
 def survival(groups: Sequence[Steps], note: str, ticks: F64) -> str:
     """Kaplan–Meier curves with the number at risk at each of ``ticks`` days under them."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_SVG):
         figure = Figure(figsize=(6.4, 4.6))
         axes, table = figure.subplots(2, 1, height_ratios=(5, 0.35 * len(groups) + 0.2), sharex=True)
         for group, colour in zip(groups, COLOURS, strict=False):
@@ -144,12 +144,12 @@ def _at_risk(table: Any, groups: Sequence[Steps], ticks: F64) -> None:
 
 def folds(names: Sequence[str], values: Sequence[F64], means: Sequence[tuple[float, float, float]]) -> str:
     """Each metric's value in every fold, with the pooled estimate and its interval."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_SVG):
         figure = Figure(figsize=(6.4, 0.9 + 0.42 * len(names)))
         axes = figure.add_subplot()
         for row, (value, (mean, low, high)) in enumerate(zip(values, means, strict=True)):
             spread = np.linspace(-0.12, 0.12, len(value)) if len(value) > 1 else np.zeros(len(value))
-            axes.plot(value, row + spread, "o", ms=4, color=_GREY, alpha=0.8)
+            axes.plot(value, row + spread, "o", ms=4, color=GREY, alpha=0.8)
             axes.plot([low, high], [row, row], color=COLOURS[0], lw=2.2)
             axes.plot(mean, row, "D", ms=6, color=COLOURS[0])
         axes.set_yticks(range(len(names)), names)
@@ -163,7 +163,7 @@ def history(
     lines: Sequence[Line], what: str, *, over: str = "epoch", title: str | None = None, each: str = "fold"
 ) -> str:
     """A loss by epoch, one line a fold; or another figure ``over`` something else, one line ``each``."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_SVG):
         figure = Figure(figsize=(6.4, 3.0))
         axes = figure.add_subplot()
         for number, line in enumerate(lines):
@@ -178,7 +178,7 @@ def history(
 
 def shares(lines: Sequence[Share], what: str) -> str:
     """A metric by the share of the training data, one line each, bars of one standard deviation."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_SVG):
         figure = Figure(figsize=(6.4, 3.8))
         axes = figure.add_subplot()
         apart = np.linspace(-0.6, 0.6, len(lines)) if len(lines) > 1 else np.zeros(len(lines))
@@ -201,14 +201,14 @@ def shares(lines: Sequence[Share], what: str) -> str:
 
 def differences(names: Sequence[str], values: Sequence[tuple[float, float, float]]) -> str:
     """Paired differences with their intervals; zero is no difference."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_SVG):
         figure = Figure(figsize=(6.4, 0.9 + 0.4 * len(names)))
         axes = figure.add_subplot()
-        axes.axvline(0, color=_GREY, lw=1)
+        axes.axvline(0, color=GREY, lw=1)
         for row, (value, low, high) in enumerate(values):
             sure = low > 0 or high < 0
-            axes.plot([low, high], [row, row], color=COLOURS[0] if sure else _GREY, lw=2.2)
-            axes.plot(value, row, "D", ms=6, color=COLOURS[0] if sure else _GREY)
+            axes.plot([low, high], [row, row], color=COLOURS[0] if sure else GREY, lw=2.2)
+            axes.plot(value, row, "D", ms=6, color=COLOURS[0] if sure else GREY)
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.grid(axis="x", color="#e4e6ea")

@@ -27,8 +27,12 @@ def matrix_rate(precision: str, *, cuda: bool = False, threads: int | None = Non
     if not cuda:
         if precision == "fp16":
             return None  # no CPU kernel worth the name
+        before = torch.get_num_threads()  # the whole process's, and others compute in it afterwards
         torch.set_num_threads(threads or _cores())
-        return _best(_torch(precision, _SIDE_CPU, "cpu"), _SIDE_CPU)
+        try:
+            return _best(_torch(precision, _SIDE_CPU, "cpu"), _SIDE_CPU)
+        finally:
+            torch.set_num_threads(before)
     if not torch.cuda.is_available():
         return None
     return _best(_torch(precision, _SIDE_CUDA, "cuda"), _SIDE_CUDA)

@@ -15,7 +15,7 @@ TOGETHER = (
     "tests/pretrain",
     "tests/serve/page",
 )
-#: Tests each of which may run on any worker: what they share is made quickly enough to be made on both.
+#: Tests that may run on any worker, each of their parameters by itself: what they share, the workers share.
 APART = ("tests/docs/test_blocks.py::test_the_blocks_of_a_page_run_one_after_the_other",)
 #: What takes longest is begun first, or one worker would end long after the other.
 FIRST = (

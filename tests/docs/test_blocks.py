@@ -1,12 +1,14 @@
 """Every block of the documentation runs, or says why it does not; every link leads somewhere."""
 
 import json
+import os
 import re
 import shutil
 import sys
 from contextlib import nullcontext
 
 import pytest
+from filelock import FileLock
 
 from tests.docs.blocks import LANGUAGES, ROOT, RUNNABLE, blocks, pages, workbench
 from tests.docs.workbench import KINDS, run, served, shell
@@ -16,18 +18,22 @@ ALL = [block for page in pages() for block in blocks(page)]
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """What `KINDS` make, each made once; the name of one of them -> its folder."""
-    folders = {}
+    """What `KINDS` make, each made once, by the worker that needs it first; the name of one of them -> its folder."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
     def make(kind):
-        if kind not in folders:
-            begins, more = KINDS[kind]
-            folder = tmp_path_factory.mktemp(kind)
-            if begins is not None:
-                shutil.copytree(make(begins), folder, dirs_exist_ok=True)
-            more(folder)
-            folders[kind] = folder
-        return folders[kind]
+        folder, done = shared / f"docs-{kind}", shared / f"docs-{kind}.done"
+        with FileLock(shared / f"docs-{kind}.lock"):
+            if not done.exists():
+                begins, more = KINDS[kind]
+                shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed at it
+                folder.mkdir()
+                if begins is not None:
+                    shutil.copytree(make(begins), folder, dirs_exist_ok=True)
+                more(folder)
+                done.touch()
+        return folder
 
     return make
 

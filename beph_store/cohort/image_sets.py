@@ -130,7 +130,7 @@ def read_breakhis(root: Path, choice: ImageChoice) -> ImageSet:
         label = _TYPES[kind] if by == "type" else _TUMOUR[found["tumour"].upper()]
         patient = f"{found['year']}-{found['slide'].upper()}"
         images.append(TileImage(path, label, patient, found["magnification"]))
-    return ImageSet("breakhis", root, tuple(images), tuple(dropped), _breakhis_notes(images, root), True)
+    return ImageSet("breakhis", root, tuple(images), tuple(dropped), _breakhis_notes(images), True)
 
 
 def read_lc25000(root: Path, choice: ImageChoice) -> ImageSet:
@@ -228,7 +228,7 @@ def _image_files(root: Path) -> list[str]:
     )
 
 
-def _breakhis_notes(images: list[TileImage], root: Path) -> tuple[str, ...]:
+def _breakhis_notes(images: list[TileImage]) -> tuple[str, ...]:
     """What is odd about its patients: letters after a number, and one patient in two subtypes."""
     patients = {image.case_id for image in images}
     numbers: dict[str, set[str]] = {}

@@ -23,12 +23,10 @@ _FEATURE_ROWS, _COORD_ROWS = 32, 8192
 def find_atlaspatch(root: Path) -> list[Found]:
     """Every slide of ``patches`` (or of the folder itself), once for each encoder in its file."""
     files = {root.stem: root} if root.is_file() else stems(root / "patches", ".h5") or stems(root, ".h5")
-    return [
-        Found(name, path, {}, encoder) for name, path in files.items() for encoder in _encoders(name, path)
-    ]
+    return [Found(name, path, {}, encoder) for name, path in files.items() for encoder in _encoders(path)]
 
 
-def _encoders(name: str, path: Path) -> list[str | None]:
+def _encoders(path: Path) -> list[str | None]:
     """Of a file that cannot be opened one, unnamed: opening it will say why."""
     import h5py
 

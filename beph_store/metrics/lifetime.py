@@ -89,11 +89,6 @@ class KaplanMeier:
         below = np.flatnonzero(self.survival <= 0.5 + 1e-12)
         return float(self.times[below[0]]) if len(below) else np.inf
 
-    def at_risk_at(self, times: ArrayLike) -> NDArray[np.int64]:
-        """How many are still followed, event-free, just before each of ``times``: the table below the plot."""
-        place = np.searchsorted(self.times, np.asarray(times, np.float64), side="left")
-        return np.append(self.at_risk, 0)[place]
-
 
 def kaplan_meier(event: ArrayLike, time: ArrayLike, level: float = 0.95) -> KaplanMeier:
     """The survival curve of one group (Kaplan & Meier, JASA 1958)."""

@@ -34,11 +34,6 @@ def test_kaplan_meier_equals_both_libraries(n):
     assert curve.median == fitter.median_survival_time_
 
 
-def test_numbers_below_the_plot():
-    curve = m.kaplan_meier(np.array([True, False, True]), [10.0, 20.0, 30.0])
-    assert curve.at_risk_at([0, 10, 11, 20, 21, 30, 31]).tolist() == [3, 3, 2, 2, 1, 1, 0]
-
-
 @pytest.mark.parametrize("n", [2, 4, 6, 10, 14, 22, 46])
 def test_the_median_is_where_the_curve_reaches_a_half(n):
     assert m.kaplan_meier(np.ones(n, bool), np.arange(1.0, n + 1)).median == n / 2

@@ -57,7 +57,7 @@ def render(found: Audit) -> str:
     parts = [Html(_STYLE), *(warning(text) for text in _warnings(found)), _summary(found), _tissue(found)]
     if found.pixels is not None:
         parts += [_tiles(found, blurred=True), _tiles(found, blurred=False)]
-    return page("Cohort audit", subtitle, [*parts, _slides(found), _rules(found)])
+    return page("Cohort audit", subtitle, [*parts, _slides(found), _rules()])
 
 
 def _warnings(found: Audit) -> list[str]:
@@ -322,7 +322,7 @@ _RULES: Sequence[tuple[str, str, str]] = (
 )
 
 
-def _rules(found: Audit) -> Html:
+def _rules() -> Html:
     return section(
         "How it was judged",
         table(("finding", "rule", "source"), _RULES),

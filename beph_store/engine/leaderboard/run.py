@@ -154,7 +154,7 @@ def leaderboard(
         timed = machines.timed(meter.add)
     made = columns(options.probe.shots, perturbations(options.strength))
     listed = [
-        _row(entrant, own, values[baseline], timed.get(entrant.name), made, options)
+        _row(entrant, own, values[baseline], timed.get(entrant.name), made)
         for entrant, own in zip(comparison.entrants, values, strict=True)
     ]
     first = next(one for one in measured if one is not None)
@@ -167,7 +167,7 @@ def leaderboard(
         len(rows) if any(entrant.source for entrant in comparison.entrants) else 0,
         first.taken,
         conditions(options.timing),
-        tuple(_warnings(comparison, options, measured)),
+        tuple(_warnings(comparison, measured)),
         time.perf_counter() - began,
     )
 
@@ -201,7 +201,6 @@ def _row(
     base: Figures,
     rate: Rate | None,
     made: Sequence[Column],
-    options: LeaderboardOptions,
 ) -> Row:
     keys = [column.key for column in made]
     why = entrant.missing or "not measured: --perturbed-tiles 0"
@@ -222,9 +221,7 @@ def _by_probe(row: Row) -> float:
     return -found.value if found else np.inf
 
 
-def _warnings(
-    comparison: Comparison, options: LeaderboardOptions, measured: Sequence[Measured | None]
-) -> list[str]:
+def _warnings(comparison: Comparison, measured: Sequence[Measured | None]) -> list[str]:
     """What has to be known first, each once; of an encoder's own its name before it."""
     found: dict[str, None] = {}
     several = [one.warnings for one in measured if one is not None]

@@ -1,7 +1,6 @@
 """The folders that the blocks of the documentation run in, made with the commands that it names."""
 
 import contextlib
-import csv
 import json
 import os
 import shutil
@@ -14,11 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from beph_store.testing.synthetic import SlidePlan, draw, write_slide
-
-CASES = 12
+from beph_store.testing.tutorial import tutorial_slides
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -53,61 +48,18 @@ def make_demo(folder: Path) -> None:
     shell("beph-store demo --out demo", folder)
 
 
-def make_slides(folder: Path, count: int) -> None:
-    """``slides/case-1.svs`` and on: odd ones are mostly tumour, even ones hardly."""
-    (folder / "slides").mkdir()
-    for case in range(1, count + 1):
-        plan = SlidePlan(size=(2048, 2048), seed=case, tumour=0.75 if case % 2 else 0.05, nuisances=())
-        write_slide(folder / "slides" / f"case-{case}.svs", plan)
+#: How a tutorial begins in an empty folder; `test_tutorials.py` holds the pages to it.
+ARCHIVE = ("beph-store demo --tutorial .", "beph-store ingest slides/ --store S")
 
 
 def make_archive(folder: Path) -> None:
-    """A small archive: slides/case-1.svs and on, labels.csv, clinical.tsv, manifest.csv, tile.png, and the store S."""
-    make_slides(folder, CASES)
-    Image.fromarray(draw(SlidePlan(size=(2048, 2048), seed=50, nuisances=()), 896, 896, 224, 224)).save(
-        folder / "tile.png"
-    )
-    _tables(folder)
-    shell("beph-store ingest slides/ --store S", folder)
-
-
-def _tables(folder: Path) -> None:
-    cases = range(1, CASES + 1)
-    _table(
-        folder / "labels.csv",
-        ["slide_id", "case_id", "grade", "label"],
-        [
-            [f"case-{case}.svs", f"case-{case}", *(("high", "tumour") if case % 2 else ("low", "normal"))]
-            for case in cases
-        ],
-    )
-    _table(
-        folder / "clinical.tsv",
-        ["case_submitter_id", "vital_status", "days_to_death", "days_to_last_follow_up"],
-        [
-            [f"case-{case}", "Dead", 100 + 37 * case, "'--"]
-            if case % 2
-            else [f"case-{case}", "Alive", "'--", 900 + 41 * case]
-            for case in cases
-        ],
-        "\t",
-    )
-    _table(
-        folder / "manifest.csv",
-        ["path", "slide_id", "case_id"],
-        [[f"slides/case-{case}.svs", f"case-{case}.svs", f"case-{case}"] for case in cases],
-    )
-
-
-def _table(path: Path, header: list[str], rows: list[list[object]], delimiter: str = ",") -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, delimiter=delimiter)
-        writer.writerows([header, *rows])
+    """A small archive: what the tutorials begin with, slides/case-1.svs and on among it, and the store S."""
+    shell("\n".join(ARCHIVE), folder)
 
 
 def make_kept(folder: Path) -> None:
     """Two slides whose tiles' pixels are kept."""
-    make_slides(folder, 2)
+    tutorial_slides(folder / "slides", 2)
     shell("beph-store ingest slides/ --store S --keep-tiles", folder)
 
 

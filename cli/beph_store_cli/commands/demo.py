@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from beph_store.errors import UsageError
 from beph_store_cli.render import JsonOption, console, print_json
 
 
@@ -15,9 +16,20 @@ def demo(
     real: Annotated[
         bool, typer.Option("--real", help="Fetch one small real slide too (1.9 MB, pinned hash).")
     ] = False,
+    tutorial: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Only draw what the tutorials use into this folder: slides/, labels.csv, clinical.tsv, "
+            "manifest.csv, tile.png.",
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """The whole job on a small sample, offline: draw slides, embed them, verify, train a head, look."""
+    if tutorial is not None:
+        _write_tutorial(tutorial, real, json)
+        return
     from beph_store.engine.demo import demo as run
     from beph_store_cli.commands.ingest import show
     from beph_store_cli.progress import IngestProgress
@@ -53,6 +65,23 @@ def demo(
     if not ok:
         typer.echo("error: the demo did not end well: see above", err=True)
         raise typer.Exit(1)
+
+
+def _write_tutorial(folder: Path, real: bool, json: bool) -> None:
+    from beph_store.testing.tutorial import tutorial
+
+    if real:
+        raise UsageError("--tutorial draws all its slides: leave --real out")
+    paths = tutorial(folder, say=lambda line: typer.echo(line, err=True))
+    slides = [str(path) for path in paths if path.suffix == ".svs"]
+    files = [str(path) for path in paths if path.suffix != ".svs"]
+    if json:
+        print_json({"ok": True, "out": str(folder), "slides": slides, "files": files})
+        return
+    out_console = console()
+    out_console.print(f"slides    {folder / 'slides'}  ({len(slides)})")
+    out_console.print(f"beside    {', '.join(Path(file).name for file in files)}")
+    out_console.print(f"\nNext:  beph-store ingest {folder / 'slides'} --store {folder / 'S'}")
 
 
 def register(app: typer.Typer) -> None:

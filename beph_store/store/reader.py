@@ -139,15 +139,26 @@ class Store:
         records = [_read_recipe(path) for path in self.layout.recipes.glob("*.json")]
         return sorted(records, key=lambda record: (record.created_at, record.recipe.key))
 
+    def filled(self) -> list[RecipeRecord]:
+        """The recipes that have tiles, oldest first; all of them where none has.
+
+        An ingest at a wrong scale leaves a recipe without a tile behind: where others have some, nobody means that one.
+        """
+        return self._filled(self.recipes())
+
+    def _filled(self, records: list[RecipeRecord]) -> list[RecipeRecord]:
+        with_tiles = self.registry.recipes_with_tiles() if len(records) > 1 else ()
+        return [record for record in records if record.recipe.key in with_tiles] or records
+
     def recipe(self, key: str | None = None) -> RecipeRecord:
-        """The recipe of that key (or of a prefix of it), or the only one.
+        """The recipe of that key (or of a prefix of it), or the only one that has tiles.
 
         RecipeMismatch when there is none, or more than one to choose from.
         """
-        records = [r for r in self.recipes() if r.recipe.key.startswith(key or "")]
+        records = self._filled([r for r in self.recipes() if r.recipe.key.startswith(key or "")])
         if len(records) == 1:
             return records[0]
-        have = ", ".join(f"{r.recipe.key} ({r.recipe.encoder.name})" for r in self.recipes()) or "none"
+        have = ", ".join(f"{r.recipe.key} ({r.recipe.encoder.name})" for r in self.filled()) or "none"
         what = "no recipe" if not records else "more than one recipe"
         asked = f" begins with {key!r}" if key else ""
         raise RecipeMismatch(f"{what}{asked}; pass --recipe with one of: {have}")

@@ -154,6 +154,12 @@ class Registry:
         """``table`` as records."""
         return _records(self.table(recipe))
 
+    def recipes_with_tiles(self) -> set[str]:
+        """Keys of the recipes under which at least one slide has tiles; one column is read."""
+        with _readable(self.path):
+            found = self.dataset().to_table(columns=["recipe"], filter="status = 'done' AND tiles > 0")
+            return set(found.column("recipe").to_pylist())
+
     def some(self, recipe: str, slide_ids: Iterable[str]) -> dict[str, SlideRow]:
         """The rows of those slides, by id, where there are any; reading all of them takes seconds from 100,000 on."""
         listed = ", ".join(quoted(registry_key(recipe, slide_id)) for slide_id in slide_ids)

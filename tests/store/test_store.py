@@ -80,12 +80,42 @@ def test_an_altered_recipe_is_refused(full: Store) -> None:
 def test_recipes_are_found_by_prefix_and_never_guessed(full: Store) -> None:
     assert full.recipe().recipe == RECIPE
     assert full.recipe(RECIPE.key[:5]).recipe == RECIPE
-    second = dataclasses.replace(RECIPE, tile=dataclasses.replace(TILE, mpp=1.0))
-    full.writer(second, run="r", encoder_source="toy", parity={})
+    with_second(full, 12)
     with pytest.raises(RecipeMismatch, match="more than one"):
         full.recipe()
     with pytest.raises(RecipeMismatch, match="no recipe"):
         full.recipe("zzz")
+
+
+def with_second(store: Store, tiles: int) -> Recipe:
+    """A second recipe, of which one slide has so many tiles."""
+    second = dataclasses.replace(RECIPE, tile=dataclasses.replace(TILE, mpp=1.0))
+    writer = store.writer(second, run="r", encoder_source="toy", parity={})
+    seal(writer, "a.svs", tiles)
+    writer.close()
+    return second
+
+
+def test_a_recipe_without_tiles_is_no_choice(full: Store) -> None:
+    """An ingest at a wrong scale leaves one behind; whoever names none means the other, before compact and after."""
+    empty = with_second(full, 0)
+    for _ in range(2):
+        assert full.recipe().recipe == RECIPE
+        assert [record.recipe for record in full.filled()] == [RECIPE]
+        assert full.recipe(empty.key).recipe == empty
+        assert {summary.key: summary.empty for summary in full.summaries()} == {RECIPE.key: 1, empty.key: 1}
+        assert query(full, "SELECT COUNT(*) AS n FROM tiles")["n"].item() == 183
+        compact(full)
+
+
+def test_recipes_are_all_there_where_none_has_tiles(store: Store, writer: RecipeWriter) -> None:
+    seal(writer, "glass.svs", 0)
+    writer.close()
+    assert store.recipe().recipe == RECIPE
+    second = with_second(store, 0)
+    assert [record.recipe for record in store.filled()] == [RECIPE, second]
+    with pytest.raises(RecipeMismatch, match="more than one recipe"):
+        store.recipe()
 
 
 def test_summaries(full: Store) -> None:

@@ -214,7 +214,7 @@ def _places(table: SearchTable, tiles: ProbeTiles) -> Index:
 
 def _chosen(store: Store, encoders: Sequence[str]) -> list[RecipeRecord]:
     """The recipes of those names, in their order; a name is an encoder's, or a recipe's key or its beginning."""
-    records = store.recipes()
+    records = store.filled()
     have = ", ".join(f"{one.recipe.key} ({one.recipe.encoder.name})" for one in records) or "none"
     if not encoders:
         if not records:

@@ -194,7 +194,7 @@ def _digest(file: Path) -> str:
 
 def _of_store(job: Job, store: Store) -> list[Subject]:
     """The store's recipes: those that are named, or all; a baseline that is not there has its reason."""
-    records = store.recipes()
+    records = store.filled()
     if not job.options.encoders:
         found = [_of_record(record) for record in records]
         found.sort(key=lambda subject: bool(subject.role))

@@ -8,6 +8,7 @@ import numpy as np
 
 from beph_store.cohort import count_reasons
 from beph_store.engine.study import figures
+from beph_store.engine.study.doubts import doubts
 from beph_store.engine.study.evaluate import HEADLINES, Evaluation, Panel, panel
 from beph_store.engine.study.page import Html, cards, folded, note, page, section, table, warning
 from beph_store.engine.study.page import figures as pictures
@@ -25,7 +26,7 @@ from beph_store.metrics import (
 from beph_store.records import ClassTarget, SurvivalTarget
 
 
-def warnings_of(training: Training) -> list[str]:
+def warnings_of(training: Training, evaluation: Evaluation) -> list[str]:
     """What a reader of the figures has to know first."""
     study, options = training.study, training.options
     encoder = study.record.recipe.encoder
@@ -34,7 +35,7 @@ def warnings_of(training: Training) -> list[str]:
         found.append("The labels were shuffled: a control whose figures must sit at chance.")
     found += seen_by(encoder.name, study.case_ids)
     found += [f"Split: {leak.text}." for leak in training.leaks if leak.severity != "info"]
-    return found
+    return found + doubts(training.target, evaluation.metrics, HEADLINES[study.cohort.task])
 
 
 def render(training: Training, evaluation: Evaluation) -> str:
@@ -46,7 +47,7 @@ def render(training: Training, evaluation: Evaluation) -> str:
         f"{options.head.head} head on {encoder.name} ({encoder.variant}), {_tiles(training)} · "
         f"{len(study.case_ids)} cases · {len(training.splits)} splits · seed {options.seed}"
     )
-    warned = [warning(text) for text in warnings_of(training)]
+    warned = [warning(text) for text in warnings_of(training, evaluation)]
     parts = [
         *warned,
         _headline(evaluation, training),

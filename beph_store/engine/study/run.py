@@ -90,7 +90,7 @@ def train_to(
         save_head(head, out / "heads" / str(number))
     write_parquet(predictions(training), out / PREDICTIONS_FILE)
     (out / REPORT_FILE).write_text(render(training, evaluation), encoding="utf-8")
-    report = TrainReport(out, training, evaluation, tuple(warnings_of(training)))
+    report = TrainReport(out, training, evaluation, tuple(warnings_of(training, evaluation)))
     write_json(out / RUN_FILE, _about(report) | ({"asked": dict(asked)} if asked else {}))
     return report
 

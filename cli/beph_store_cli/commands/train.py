@@ -12,9 +12,11 @@ from beph_store_cli.progress import bar
 from beph_store_cli.render import JsonOption, StoreArgument, choice, console, print_json, table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from beph_store.engine.study.run import TrainReport
-    from beph_store.engine.study.train import TrainOptions
-    from beph_store.heads import Progress
+    from beph_store.engine.study.train import Training, TrainOptions
+    from beph_store.heads.options import Task
 
 FanOption = Annotated[
     str | None,
@@ -86,9 +88,11 @@ def train(
 ) -> None:
     """Train a head by cross-validation on stored embeddings; every figure is from cases it had not seen."""
     from beph_store.cohort import ColumnChoice, write_splits
+    from beph_store.engine.study.asked import steps
     from beph_store.engine.study.data import load_study
     from beph_store.engine.study.run import train_to
     from beph_store.engine.study.train import SplitOptions, TrainOptions
+    from beph_store.engine.study.trained import RUN_FILE
     from beph_store.heads import HEADS, HeadOptions
 
     kind = choice(task, "--task", "classify", "survive")
@@ -129,9 +133,11 @@ def train(
     )
     with bar("reading embeddings") as reading:
         study = load_study(store, cohort, kind, recipe=recipe, columns=columns, progress=reading)
-    with bar(f"training {head}") as moved:
+    if (out / RUN_FILE).is_file():
+        typer.echo(f"note: {out} holds the result of an earlier training, which this one replaces", err=True)
+    with bar(_doing(options, kind)) as moved:
         report = train_to(
-            out, study, options, progress=lambda at: moved(*_share(at, options)), ray_address=ray
+            out, study, options, progress=lambda at: moved(*steps(at, options, kind)), ray_address=ray
         )
     if save_splits is not None:
         write_splits(report.training.splits, study.cohort, save_splits)
@@ -153,8 +159,7 @@ def show(report: TrainReport) -> None:
     rows = []
     for name in names:
         estimate = report.evaluation.metrics[name]
-        folds = [value for fold in report.evaluation.folds if (value := fold.get(name)) is not None]
-        spread = f"{min(folds):.3f} … {max(folds):.3f}" if folds else "–"
+        spread = _spread([fold.get(name) for fold in report.evaluation.folds])
         rows.append(
             (TITLES[name], f"{estimate.value:.3f}", f"{estimate.ci_low:.3f} – {estimate.ci_high:.3f}", spread)
         )
@@ -164,9 +169,46 @@ def show(report: TrainReport) -> None:
         f"\n{len(study.case_ids)} cases, {len(report.training.splits)} splits; "
         f"{len(study.cohort.dropped)} rows or slides left out (the report lists each)"
     )
+    for line in _read_as(report.training):
+        out.print(line)
     for text in report.warnings:
         out.print(f"note: {text}", style="yellow")
     out.print(f"report  {report.out / 'report.html'}")
+
+
+def _spread(folds: Sequence[float | None]) -> str:
+    """The lowest and the highest of the splits, and of how many, where some are too small to have a value."""
+    known = [value for value in folds if value is not None]
+    if not known:
+        return "–"
+    some = f", {len(known)} of {len(folds)} splits" if len(known) < len(folds) else ""
+    return f"{min(known):.3f} … {max(known):.3f}{some}"
+
+
+def _read_as(training: Training) -> list[str]:
+    """Which columns were taken for the outcome, and of two classes which is the positive one."""
+    from beph_store.records import ClassTarget
+
+    lines = []
+    for use in training.study.table.used:
+        if isinstance(training.target, ClassTarget) and use.role == "class":
+            *others, last = training.target.classes
+            last = f"{last} (positive)" if len(others) == 1 else last
+            lines.append(f"class column {use.column}: {' / '.join([*others, last])}")
+        elif use.role in ("event", "time"):
+            lines.append(f"{use.role} column {use.column}" + (f": {use.how}" if use.how else ""))
+    return lines
+
+
+def _doing(options: TrainOptions, task: Task) -> str:
+    """What the bar of a training counts."""
+    from beph_store.engine.study.asked import unit
+    from beph_store.heads.options import resolved
+
+    head = options.head.head
+    if unit(options) == "folds":
+        return f"training {head}, splits"
+    return f"training {head}, at most {resolved(options.head, task).epochs} epochs a split"
 
 
 def predict(
@@ -260,13 +302,6 @@ def splits(
         )
     if fatal:
         raise typer.Exit(1)
-
-
-def _share(at: Progress, options: TrainOptions) -> tuple[int, int]:
-    """How far a training is, in epochs where the head has them."""
-    most = options.head.epochs or 100
-    inside = most if at.epoch is None else min(at.epoch.number, most - 1)
-    return at.split * most + inside, at.splits * most
 
 
 def register(app: typer.Typer) -> None:

@@ -34,7 +34,9 @@ def widened(half: NDArray[Any], out: NDArray[np.float32] | None = None) -> NDArr
     return _cast(half, np.dtype(np.float16), np.dtype(np.float32), out)
 
 
-def _cast(values: NDArray[Any], known: np.dtype[Any], into: np.dtype[Any], out: NDArray[Any] | None) -> Any:
+def _cast(
+    values: NDArray[Any], known: np.dtype[Any], into: np.dtype[Any], out: NDArray[Any] | None
+) -> NDArray[Any]:
     out = np.empty(values.shape, into) if out is None else out
     numkong = fast_numkong()
     if numkong is not None and values.dtype == known and values.flags.c_contiguous and values.size:

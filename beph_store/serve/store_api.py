@@ -26,6 +26,10 @@ from beph_store.store.place import Place, children
 STATUSES = ("done", "empty", "failed")
 #: Values of a column that are listed one by one; more are told by their range or their number.
 _LISTED_VALUES = 50
+#: From so many slides on, a column with a value of its own for each is a name of slides: nothing to filter by.
+_NAMES_FROM = 10
+#: Columns that say where a file lies, however few slides there are.
+_FILE_COLUMNS = ("path", "slide_path", "file", "filename", "file_name", "filepath", "file_path")
 _THUMBNAIL_PX = 8192
 
 RECIPE = Parameter("recipe", "key of a recipe", STRING)
@@ -139,22 +143,29 @@ def _plain(value: Any) -> Any:
 
 
 async def list_labels(request: Request) -> Response:
-    """Label columns, with their values and how many slides have each."""
+    """Label columns that slides can be filtered by, with their values and how many slides have each."""
     desk, key = Desk.of(request), request.path_params["recipe"]
 
     def look() -> dict[str, Any]:
         frame = desk.shelf.frame(key)
-        return {"columns": [_column(frame[name]) for name in desk.shelf.label_columns()]}
+        told = (label_column(frame[name]) for name in desk.shelf.label_columns())
+        return {"columns": [column for column in told if column is not None]}
 
     return answer(await desk.work(look))
 
 
-def _column(values: pl.Series) -> dict[str, Any]:
+def label_column(values: pl.Series) -> dict[str, Any] | None:
+    """What can be said of a column of labels, one value a slide; None where it only names slides: there is nothing
+    to filter by.
+    """
     filled = values.drop_nulls()
     found: dict[str, Any] = {"name": values.name, "slides": filled.len(), "distinct": filled.n_unique()}
     if values.dtype.is_numeric() and filled.len():
         found |= {"low": json_number(filled.min()), "high": json_number(filled.max())}
-    if found["distinct"] <= _LISTED_VALUES:
+    each_its_own = found["distinct"] == found["slides"] >= _NAMES_FROM
+    if values.name.lower() in _FILE_COLUMNS or (each_its_own and "low" not in found):
+        return None
+    if found["distinct"] <= _LISTED_VALUES and not each_its_own:
         counts = filled.cast(pl.String).value_counts(sort=True)
         found["values"] = [{"value": value, "slides": slides} for value, slides in counts.iter_rows()]
     return found
@@ -294,7 +305,7 @@ ENDPOINTS = (
     Endpoint(
         "GET",
         "/api/recipes/{recipe}/labels",
-        "Label columns and their values",
+        "Label columns that slides can be filtered by, and their values",
         list_labels,
         {"application/json": record(columns=array(record(name=STRING, slides=INTEGER, distinct=INTEGER)))},
         (RECIPE,),

@@ -6,10 +6,12 @@ import json
 import re
 
 import numpy as np
+import polars as pl
 import pytest
 
 from beph_store.serve.app import ENDPOINTS
 from beph_store.serve.shelf import handle
+from beph_store.serve.store_api import label_column
 from beph_store.store import Store
 
 from .conftest import NASTY
@@ -120,6 +122,22 @@ def test_labels_are_told_with_their_values(served) -> None:
     grade, age = served.json(f"/api/recipes/{served.key}/labels")["columns"]
     assert {v["value"]: v["slides"] for v in grade["values"]} == {"high": 1, "low": 1}
     assert (age["low"], age["high"], age["distinct"]) == (61, 70, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "told"),
+    [
+        ("path", ["a.svs", "b.svs"], None),
+        ("barcode", [f"TCGA-{n}" for n in range(12)], None),
+        ("barcode", [f"TCGA-{n // 2}" for n in range(12)], "values"),
+        ("organ", ["lung", "colon", "liver"], "values"),  # so few slides that it tells something
+        ("age", [*range(40, 52)], "range"),
+        ("grade", [1, 2, 3] * 4, "values"),
+    ],
+)
+def test_a_column_that_names_slides_is_no_filter(name: str, values: list[object], told: str | None) -> None:
+    column = label_column(pl.Series(name, values))
+    assert (None if column is None else "values" if "values" in column else "range") == told
 
 
 def test_the_thumbnail_is_the_stored_one(served) -> None:

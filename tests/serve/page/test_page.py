@@ -82,6 +82,32 @@ def test_likeness_to_the_clicked_tile_lies_over_the_slide(tab, drawn: World):
     assert f"tile {tile}" in tab.see_test("overlay").inner_text()
 
 
+def test_the_tissue_is_chosen_beside_the_overlays_and_in_the_toolbar(tab, drawn: World):
+    tab.open()
+    look_at_a_tile(tab, drawn, drawn.slide_id)
+    box, button = tab.see_test("tissue-box"), tab.see_test("toggle-tissue")
+    with tab.page.expect_response("**/tissue.png"):
+        box.check()
+    assert button.get_attribute("aria-pressed") == "true"
+    tab.page.locator(".viewer canvas").first.focus()
+    tab.page.keyboard.press("m")
+    assert not box.is_checked()
+
+
+def test_on_a_narrow_screen_the_legend_is_folded_and_words_stay(tab_of, writable, drawn: World):
+    tab = tab_of(writable, width=900).open()
+    look_at_a_tile(tab, drawn, drawn.slide_id)
+    find_the_like(tab)
+    legend = tab.see_test("legend")
+    stage = tab.see(".stage").bounding_box()
+    assert legend.get_attribute("data-folded") == "true"
+    assert tab.see_test("legend-high").is_visible()
+    assert legend.bounding_box()["width"] < stage["width"] / 3
+    title = tab.see(".tray-title strong")
+    assert title.evaluate("element => element.scrollWidth <= element.clientWidth")
+    assert [tab.page.locator(".tab-text").nth(at).is_visible() for at in range(4)] == [True] * 4
+
+
 def test_names_of_slides_are_text(tab, drawn: World):
     tab.open()
     tab.see("[data-view=store][data-state=ready]")

@@ -5,6 +5,7 @@ import { test } from "node:test";
 
 import { overlayOf, overlayText, placeOf, slideLink } from "../src/slide/address.ts";
 import { CLASS_COLOURS, classColour, table } from "../src/slide/colours.ts";
+import { outlineOf } from "../src/slide/outline.ts";
 import { rowAt, rowOf, rowsIn, tileGrid } from "../src/slide/grid.ts";
 import { colours, ends, histogram, type Style, type Values } from "../src/slide/values.ts";
 import { queryOf, noFilters } from "../src/store/filters.ts";
@@ -88,4 +89,14 @@ test("scale bars and magnifications", () => {
   assert.equal(magnification(0.25), "40");
   assert.equal(magnification(0.5), "20");
   assert.equal(scaleAt(20, 0.25), 0.5);
+});
+
+test("the outline of a mask goes along its px, in straight lines, and around holes", () => {
+  const rows = ["....", ".###", ".#.#", ".###"];
+  const data = new Uint8Array(4 * 4 * 4);
+  rows.forEach((row, y) => [...row].forEach((px, x) => { data[(y * 4 + x) * 4 + 3] = px === "#" ? 255 : 0; }));
+  const lines: number[][] = [];
+  const found = outlineOf({ width: 4, height: 4, data });
+  for (let i = 0; i < found.length; i += 4) lines.push([...found.slice(i, i + 4)]);
+  assert.deepEqual(lines, [[1, 1, 4, 1], [2, 2, 3, 2], [2, 3, 3, 3], [1, 4, 4, 4], [1, 1, 1, 4], [2, 2, 2, 3], [3, 2, 3, 3], [4, 1, 4, 4]]);
 });

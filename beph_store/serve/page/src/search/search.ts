@@ -182,7 +182,7 @@ function head(state: string): Child[] {
     what.push(thumb || icon(question.region ? "region" : "target"), h("strong", { class: "clip" }, `Most like ${place}`, h("span", { class: "muted" }, ` · ${question.name}`)));
   }
   if (state === "ready" && found) {
-    what.push(h("span", { class: "muted small nowrap", "data-test": "search-time" }, `${count(found.tiles)} tiles searched in ${Math.max(1, Math.round(found.seconds * 1000))} ms`));
+    what.push(h("span", { class: "muted small nowrap search-time", "data-test": "search-time" }, `${count(found.tiles)} tiles searched in ${Math.max(1, Math.round(found.seconds * 1000))} ms`));
   }
   return what;
 }

@@ -45,7 +45,7 @@ export function slideKeys(act: SlideActions): () => void {
       { keys: "", shown: "drop", does: "an image file: search for its like" },
       { keys: "Enter", does: "search from the middle of the view, or label it", run: act.middle },
       { keys: "r", does: "drag a region instead of the slide", run: () => act.press("region") },
-      { keys: "m", does: "tissue mask", run: () => act.press("tissue") },
+      { keys: "m", does: "the tissue that was found, outlined", run: () => act.press("tissue") },
       { keys: "t", does: "outlines of the tiles", run: () => act.press("grid") },
       { keys: "o", does: "hide the overlay for a look", run: () => act.press("hidden") },
       { keys: "[ ]", does: "weaker or stronger overlay", run: (event) => act.fade(event.key === "]" ? 0.1 : -0.1) },

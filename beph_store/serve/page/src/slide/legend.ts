@@ -8,8 +8,8 @@ import { ends, histogram, type Range, type Style, type Values } from "./values.t
 const BINS = 48;
 const RANGES: Readonly<Record<Range, string>> = { spread: "Typical range", full: "Full range", unit: "0 to 1" };
 
-/** Kept while one goes from slide to slide. */
-let folded = false;
+/** Kept while one goes from slide to slide. On a narrow screen it would cover the half of one: it begins folded. */
+let folded = matchMedia("(max-width: 1000px)").matches;
 
 export interface Legend {
   readonly element: HTMLElement;
@@ -36,6 +36,7 @@ export function legend(style: Style, changed: () => void): Legend {
     replace(
       element,
       h("header", { class: "row" }, h("h3", { class: "clip grow" }, values.title), reading, fold),
+      folded && values.kind === "scale" && scaleBar(values, style, marker),
       !folded && (values.kind === "scale" ? scaleBody(values, style, marker, redo) : classBody(values, style, redo)),
       !folded && h("p", { class: "legend-meaning" }, sentence(values.meaning), values.note && ` ${sentence(values.note)}`),
     );
@@ -64,9 +65,17 @@ export function legend(style: Style, changed: () => void): Legend {
   };
 }
 
+/** The colours between the two ends: all that is left of a scale when it is folded. */
+function scaleBar(values: Values, style: Style, marker: HTMLElement): HTMLElement[] {
+  const [low, high] = ends(values, style.range ?? values.range);
+  return [
+    h("div", { class: "legend-bar", style: { background: gradient(style.map) } }, marker),
+    h("div", { class: "row between small" }, h("span", { "data-test": "legend-low" }, digits(low)), h("span", { class: "muted" }, digits((low + high) / 2)), h("span", { "data-test": "legend-high" }, digits(high))),
+  ];
+}
+
 function scaleBody(values: Values, style: Style, marker: HTMLElement, redo: () => void): HTMLElement {
   const range = style.range ?? values.range;
-  const [low, high] = ends(values, range);
   const counts = histogram(values, range, BINS);
   const most = Math.max(1, ...counts);
   const bars = counts.map((n, i) => h("i", { style: { height: `${n ? Math.max(4, (n / most) * 100) : 0}%`, opacity: (i + 1) / BINS <= style.from ? 0.25 : 1 } }));
@@ -84,8 +93,7 @@ function scaleBody(values: Values, style: Style, marker: HTMLElement, redo: () =
     "div",
     { class: "legend-scale" },
     h("div", { class: "legend-histogram", "aria-hidden": "true" }, bars),
-    h("div", { class: "legend-bar", style: { background: gradient(style.map) } }, marker),
-    h("div", { class: "row between small" }, h("span", { "data-test": "legend-low" }, digits(low)), h("span", { class: "muted" }, digits((low + high) / 2)), h("span", { "data-test": "legend-high" }, digits(high))),
+    scaleBar(values, style, marker),
     h("label", { class: "legend-from" }, h("span", { class: "muted small" }, "From"), from),
     h("div", { class: "legend-choices" }, map, choose),
   );

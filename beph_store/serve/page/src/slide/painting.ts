@@ -2,6 +2,7 @@
 
 import type { Hit } from "../types.ts";
 import { raster, type Raster, type TileGrid } from "./grid.ts";
+import { outlineOf } from "./outline.ts";
 import type { Sight } from "./viewer.ts";
 
 /** Fewer tiles than this in view are painted one by one, each exactly in its place. */
@@ -11,6 +12,14 @@ const TINT_FROM_PX = 72;
 const TINT_AT_PX = 180;
 /** Narrower than this on the screen, outlines would only be a grey veil. CSS px. */
 const OUTLINE_PX = 7;
+
+/** The veil over what is no tissue, and the line around what is, in px of the mask; the slide's size in level-0 px. */
+interface Tissue {
+  readonly picture: HTMLCanvasElement;
+  readonly outline: Path2D;
+  readonly width: number;
+  readonly height: number;
+}
 
 export interface Mark {
   /** Row of the grid. */
@@ -33,7 +42,7 @@ export class Layers {
   region: readonly [number, number, number, number] | null = null;
   private colours: Uint8ClampedArray | null = null;
   private picture: Raster | null = null;
-  private tissue: { picture: HTMLCanvasElement; width: number; height: number } | null = null;
+  private tissue: Tissue | null = null;
 
   /** RGBA of every tile, (N × 4); null for none. */
   paintTiles(colours: Uint8ClampedArray | null): void {
@@ -49,10 +58,11 @@ export class Layers {
     const context = picture.getContext("2d");
     if (!context) return;
     context.drawImage(mask, 0, 0);
+    const outline = pathOf(outlineOf(context.getImageData(0, 0, picture.width, picture.height)));
     context.globalCompositeOperation = "source-out";
     context.fillStyle = "#1b2a4a";
     context.fillRect(0, 0, picture.width, picture.height);
-    this.tissue = { picture, width, height };
+    this.tissue = { picture, width, height, outline };
   }
 
   paint(context: CanvasRenderingContext2D, sight: Sight): void {
@@ -60,6 +70,7 @@ export class Layers {
     if (!this.grid) return;
     const rows = visible(this.grid, sight);
     if (this.colours && this.picture && !this.hidden) this.paintValues(context, sight, this.grid, rows);
+    if (this.showTissue && this.tissue) strokeTissue(context, sight, this.tissue);
     if (this.showGrid) outlines(context, sight, this.grid, rows);
     this.paintMarks(context, sight, this.grid);
     for (const hit of this.hits) frame(context, sight, hit.x, hit.y, hit.footprint_l0, "#ffffff", 2);
@@ -69,7 +80,7 @@ export class Layers {
     }
   }
 
-  private paintTissue(context: CanvasRenderingContext2D, sight: Sight, tissue: { picture: HTMLCanvasElement; width: number; height: number }): void {
+  private paintTissue(context: CanvasRenderingContext2D, sight: Sight, tissue: Tissue): void {
     context.save();
     context.globalAlpha = 0.55;
     context.drawImage(tissue.picture, sight.left, sight.top, tissue.width * sight.scale, tissue.height * sight.scale);
@@ -130,6 +141,30 @@ export class Layers {
     context.strokeRect(sight.left + box[0] * sight.scale, sight.top + box[1] * sight.scale, (box[2] - box[0]) * sight.scale, (box[3] - box[1]) * sight.scale);
     context.restore();
   }
+}
+
+function pathOf(lines: Int32Array): Path2D {
+  const path = new Path2D();
+  for (let i = 0; i < lines.length; i += 4) {
+    path.moveTo(lines[i], lines[i + 1]);
+    path.lineTo(lines[i + 2], lines[i + 3]);
+  }
+  return path;
+}
+
+/** Over the values too: whether a head's map ends where the tissue does is what one wants to see. */
+function strokeTissue(context: CanvasRenderingContext2D, sight: Sight, tissue: Tissue): void {
+  const across = (tissue.width * sight.scale) / tissue.picture.width;
+  context.save();
+  context.translate(sight.left, sight.top);
+  context.scale(across, (tissue.height * sight.scale) / tissue.picture.height);
+  context.lineCap = "square";
+  for (const [width, colour] of [[4, "rgb(255 255 255 / 85%)"], [2, "#00794b"]] as const) {
+    context.lineWidth = width / across;
+    context.strokeStyle = colour;
+    context.stroke(tissue.outline);
+  }
+  context.restore();
 }
 
 /** On whole px, so that neighbours share an edge without a seam. */

@@ -21,7 +21,7 @@ export interface Toolbar {
 
 const TOGGLES: readonly (readonly [Toggle, IconName, string, string])[] = [
   ["region", "region", "Drag a region instead of the slide (r, or hold Shift)", "Drag a region"],
-  ["tissue", "tissue", "Tissue mask (m)", "Tissue mask"],
+  ["tissue", "tissue", "Tissue, outlined (m)", "Tissue"],
   ["grid", "grid", "Outlines of the tiles (t)", "Outlines of the tiles"],
   ["hidden", "eye", "Hide the overlay for a look at the slide (o)", "Hide the overlay"],
 ];

@@ -76,6 +76,8 @@ class SlidePage {
   private readonly book: LabelBook;
   private readonly labels: LabelPanel;
   private viewer: SlideViewer | null = null;
+  /** Press a button of the toolbar, once there is one. */
+  private press: (what: Toggle) => void = () => undefined;
   private grid: TileGrid | null = null;
   /** The view is where it was asked to be: from now on the address follows it. */
   private opened = false;
@@ -156,6 +158,7 @@ class SlidePage {
         if (placed) this.viewer?.look(at.x ?? 0, at.y ?? 0, at.z ?? 0.5, true);
       },
     });
+    this.press = tools.press;
     this.listen(tools.press);
     if (drawn.tissue) tools.press("tissue");
     if (drawn.grid) tools.press("grid");
@@ -304,6 +307,7 @@ class SlidePage {
         return this.viewer.regionMode;
       case "tissue":
         this.layers.showTissue = drawn.tissue = !this.layers.showTissue;
+        this.tissueBox.checked = this.layers.showTissue;
         if (this.layers.showTissue) this.loadTissue();
         break;
       case "grid":
@@ -387,6 +391,8 @@ class SlidePage {
 
   private readonly opacityField = h("input", { type: "range", min: 0.1, max: 1, step: 0.05, value: style.opacity, "data-test": "opacity" });
 
+  private readonly tissueBox = h("input", { type: "checkbox", "data-test": "tissue-box" });
+
   private stepSlide(by: number): void {
     const next = neighbour(this.recipe, this.info.slide, by);
     const { overlay } = this.over;
@@ -395,7 +401,9 @@ class SlidePage {
 
   private drawSide(): void {
     this.opacityField.addEventListener("input", () => this.setOpacity(Number(this.opacityField.value)));
-    replace(this.lookPart, this.over.chooser.element, h("label", { class: "labelled" }, h("span", null, "Opacity"), this.opacityField));
+    this.tissueBox.addEventListener("change", () => this.press("tissue"));
+    const tissue = h("label", { class: "choice" }, this.tissueBox, h("span", null, "Tissue", h("span", { class: "choice-hint" }, "what was found, and so was cut into tiles")));
+    replace(this.lookPart, h("div", { class: "stack tight" }, this.over.chooser.element, tissue), h("label", { class: "labelled" }, h("span", null, "Opacity"), this.opacityField));
     replace(this.labelPart, this.labels.element);
     this.labelPart.hidden = mode !== "label";
     const known = this.info.status === "done";

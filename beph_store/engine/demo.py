@@ -87,21 +87,25 @@ def demo(
 
 
 def _look(out: Path, store: Store, plans: list[DemoSlide]) -> tuple[Path, Path]:
-    """The drawn slide with most tumour, seen by the head that was trained without its case; and what in other cases
-    looks like the tile of it that scores highest.
+    """The drawn slide with most tumour, seen by the head that was trained without its case; and of each slide of other
+    cases what looks most like the tile of it that scores highest, slides without tumour among them.
     """
     plan = max(plans, key=lambda each: each.plan.tumour)
     found = tile_values(TrainedRun.open(out / "head"), store, plan.slide_id, of_class="tumour")
     style = HeatmapStyle(
         title=plan.slide_id, legend=found.what, caption=f"{found.said}; the head had not seen this case"
     )
-    slide_overlay(store, found.bag, found.values, style=style).save(out / "heatmap.png")
+    slide_overlay(store, found.bag, found.values, style=style, width=900).save(out / "heatmap.png")
     table = open_table(out / "store")
     x, y = (int(v) + table.footprint(0) // 2 for v in found.bag.origin_l0[int(found.values.argmax())])
     question = ask_at(table, plan.slide_id, x, y)
-    hits = find(table, question, SearchOptions(top=9))
+    # Among all rows, or a slide that is unlike would be missing, and a nearest tile of each is what is promised.
+    hits = find(table, question, SearchOptions(top=len(table.flat), per_slide=1))[:9]
+    with_tumour = {each.slide_id for each in plans if each.label == "tumour"}
+    title = f"Like {question.name}: of each slide of other cases the nearest tile"
+    title += f"; {sum(hit.slide_id in with_tumour for hit in hits)} have tumour"
     picture = query_picture(table, question.row, None)
-    contact_sheet(table, hits, title=f"Like {question.name}", query=picture).save(out / "hits.png")
+    contact_sheet(table, hits, title=title, query=picture).save(out / "hits.png")
     return out / "heatmap.png", out / "hits.png"
 
 

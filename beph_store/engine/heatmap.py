@@ -1,4 +1,4 @@
-"""What a head says of each tile, as a picture and as GeoJSON: from stored data alone, no slide is opened."""
+"""What a head says of each tile, as a picture and as GeoJSON: from stored data, no slide is opened unless asked for."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import sparse
 
+from beph_store.engine.backdrop import Backdrop, read_backdrop
 from beph_store.engine.fonts import fit, font
 from beph_store.engine.imported import blank, need_places
 from beph_store.errors import UsageError
@@ -143,21 +144,24 @@ def overlay(
     values: NDArray[np.floating[Any]],
     *,
     style: HeatmapStyle | None = None,
+    backdrop: Backdrop | None = None,
 ) -> Image.Image:
     """The stored thumbnail with its tiles coloured by their values, a colour bar, a scale bar and captions.
 
     ``origin_l0`` (N, 2) top-left (x, y) and ``footprint_l0`` side in level-0 px of a slide of ``size_l0`` (width,
     height); ``values`` (N,). Where tiles overlap the mean is shown; gaps, and tiles whose value is NaN, show the
-    slide. Under the tiles the slide is grey, so that the colours are those of the bar. RGB; raises UsageError for
+    slide. Under the tiles the slide is grey, so that the colours are those of the bar. ``backdrop`` instead of the
+    thumbnail. RGB; raises UsageError for
     arrays that do not fit together and for an unknown palette.
     """
     style = style or HeatmapStyle()
     values = _checked(origin_l0, values)
     scale = _Scale.of(values, style)
-    extent = _thumbnail_extent(rasters, size_l0)
-    size = _picture_size(rasters.thumbnail.shape[1::-1], extent, style.longest_px)
+    under = backdrop or Backdrop(rasters.thumbnail, _thumbnail_extent(rasters, size_l0))
+    extent = under.extent_l0
+    size = _picture_size(under.image.shape[1::-1], extent, style.longest_px)
     value, cover = paint_tiles(origin_l0, footprint_l0, values, extent, size)
-    slide = np.asarray(Image.fromarray(rasters.thumbnail).resize(size, Image.Resampling.BICUBIC), np.float32)
+    slide = np.asarray(Image.fromarray(under.image).resize(size, Image.Resampling.BICUBIC), np.float32)
     alpha = cover[..., None].astype(np.float32)
     picture = _blend(slide, scale.colours(value), alpha, style.opacity)
     # The bar lies on the mean tone of what the tiles lie on, so that its colours are those of the picture.
@@ -168,9 +172,15 @@ def overlay(
 
 
 def slide_overlay(
-    store: Store, bag: Embeddings, values: NDArray[np.floating[Any]], *, style: HeatmapStyle | None = None
+    store: Store,
+    bag: Embeddings,
+    values: NDArray[np.floating[Any]],
+    *,
+    style: HeatmapStyle | None = None,
+    width: int | None = None,
 ) -> Image.Image:
-    """``overlay`` of one slide's stored tiles; ``values`` (N,) as the rows of ``bag``. The slide itself is not needed.
+    """``overlay`` of one slide's stored tiles; ``values`` (N,) as the rows of ``bag``. The slide itself is not needed,
+    unless a ``width`` in px is wanted: then its picture is read from its file, see ``read_backdrop``.
 
     An empty title becomes the slide's id, an empty caption says what the tiles are; where the slide was not at hand
     when its features were imported, the caption says so. Raises UnknownSlide for a slide that is not in the store,
@@ -185,7 +195,12 @@ def slide_overlay(
     rasters = store.rasters(bag.recipe_key, bag.slide_id)
     missing = " · imported without its slide" if blank(rasters) else ""
     style = replace(style, title=style.title or bag.slide_id, caption=f"{style.caption or caption}{missing}")
-    return overlay(rasters, size, bag.origin_l0, side, values, style=style)
+    backdrop = None
+    if width is not None:
+        backdrop = read_backdrop(row, width)
+        wide, high = backdrop.extent_l0
+        style = replace(style, longest_px=max(width, round(width * high / wide)))
+    return overlay(rasters, size, bag.origin_l0, side, values, style=style, backdrop=backdrop)
 
 
 def to_geojson(

@@ -22,6 +22,7 @@ from beph_store.engine.ingest import IngestOptions, ingest
 from beph_store.engine.reader_process import thumbnail
 from beph_store.errors import UsageError
 from beph_store.records import Rasters, TissueMask
+from beph_store.slides import open_slide
 from beph_store.store import Store
 
 TOP, LEFT = 80, 36  # of the slide on a page with a title
@@ -293,15 +294,65 @@ def test_geojson_says_what_qupath_reads() -> None:
     assert beyond["measurements"]["tumour"] == 7.0
 
 
-def test_a_stored_slide_is_drawn_when_its_file_is_gone(drawn_slide, tmp_path: Path) -> None:
-    path = tmp_path / "a.tif"
+@pytest.fixture(scope="module")
+def stored(drawn_slide, tmp_path_factory):
+    """A store of one slide, its file, and values of its tiles: one has one."""
+    folder = tmp_path_factory.mktemp("heatmap")
+    path = folder / "a.tif"
     shutil.copy(drawn_slide.path, path)
-    report = ingest([path], tmp_path / "S", options=IngestOptions(limit_tiles=9))
-    path.unlink()
-    store = Store.open(tmp_path / "S")
+    report = ingest([path], folder / "S", options=IngestOptions(limit_tiles=9))
+    store = Store.open(folder / "S")
     bag = store.bag(report.recipe, "a.tif")
     values = np.full(len(bag), np.nan)
     values[4] = 1.0
+    return store, path, bag, values
+
+
+def test_the_slide_itself_lies_under_a_picture_of_a_wanted_width(stored) -> None:
+    store, path, bag, values = stored
+    page = slide_overlay(store, bag, values, style=SOLID, width=1280)
+    shown = slide_on(page, (1280, 1152))
+    assert page.width == LEFT + 1280 + LEFT + 190
+    painted = np.argwhere((shown == YELLOW).all(axis=-1))
+    x, y = (bag.origin_l0[4] / 2).tolist()
+    assert painted.min(axis=0).tolist() == [pytest.approx(y, abs=1), pytest.approx(x, abs=1)]
+    assert painted.max(axis=0).tolist() == [pytest.approx(y + 111, abs=1), pytest.approx(x + 111, abs=1)]
+    with open_slide(path) as slide:
+        true = slide.read_level(0, 0, 0, 2560, 2304).reshape(1152, 2, 1280, 2, 3).mean(axis=(1, 3))
+    rest = np.ones(true.shape[:2], bool)
+    rest[int(y) - 2 : int(y) + 115, int(x) - 2 : int(x) + 115] = False
+    stretched = slide_on(slide_overlay(store, bag, values, style=SOLID), (640, 576)).repeat(2, 0).repeat(2, 1)
+    own, blurred = (np.abs(each - true)[rest].mean() for each in (shown, stretched))
+    assert own < 2
+    assert blurred > 2 * own
+
+
+@pytest.mark.parametrize("width", [63, 4001])
+def test_a_width_has_bounds(stored, width: int) -> None:
+    store, _, bag, values = stored
+    with pytest.raises(UsageError, match="from 64 to 4000"):
+        slide_overlay(store, bag, values, width=width)
+
+
+def test_a_file_that_changed_is_no_backdrop(stored, formula_path: Path, tmp_path: Path) -> None:
+    store, path, bag, values = stored
+    kept = path.rename(tmp_path / "kept.tif")
+    try:
+        shutil.copy(formula_path, path)
+        with pytest.raises(UsageError, match=r"a\.tif: the slide's file has changed.*leave --width out"):
+            slide_overlay(store, bag, values, width=500)
+        path.write_bytes(b"no slide")
+        with pytest.raises(UsageError, match="cannot be read"):
+            slide_overlay(store, bag, values, width=500)
+    finally:
+        kept.replace(path)
+
+
+def test_a_stored_slide_is_drawn_when_its_file_is_gone(stored) -> None:
+    store, path, bag, values = stored
+    path.unlink()
+    with pytest.raises(UsageError, match="is not where it was"):
+        slide_overlay(store, bag, values, width=500)
     page = slide_overlay(store, bag, values, style=SOLID)
     # 2560 × 2304 px at 0.5 µm: a thumbnail of 160 × 144, enlarged four times to 640 × 576.
     painted = np.argwhere((slide_on(page, (640, 576)) == YELLOW).all(axis=-1))

@@ -86,7 +86,7 @@ def thought(
         meaning = "log hazard that the tile speaks for by itself: higher is worse"
         return Thought(values, "score", None, "log hazard of the tile", meaning, says, splits, blind)
     meaning = f"logit of {label} that the tile speaks for by itself: higher speaks for {label}"
-    return Thought(values, "score", label, f"score for {label}", meaning, says, splits, blind)
+    return Thought(values, "score", label, f"score for {label} (logit)", meaning, says, splits, blind)
 
 
 def _column(run: TrainedRun, said: Prediction, of_class: str | None) -> tuple[int, str | None]:

@@ -25,6 +25,12 @@ def heatmap(
     ] = None,
     palette: Annotated[str, typer.Option(help="Name of a Matplotlib colour map.")] = "viridis",
     opacity: Annotated[float, typer.Option(help="Of the tiles over the slide, 0–1.")] = 0.6,
+    width: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PX", help="Read the slide itself, this wide, in place of the stored thumbnail (PNG)."
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """What a head thinks of each tile, over the stored thumbnail; the slide's file is not needed."""
@@ -35,6 +41,8 @@ def heatmap(
 
     if output.suffix.lower() not in (".png", ".geojson"):
         raise UsageError(f"-o {output}: end it in .png or .geojson")
+    if width is not None and output.suffix.lower() != ".png":
+        raise UsageError("--width is of a picture: end -o in .png, or leave it out")
     opened = Store.open(store)
     found = tile_values(
         TrainedRun.open(head),
@@ -53,7 +61,7 @@ def heatmap(
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix.lower() == ".png":
-        slide_overlay(opened, found.bag, found.values, style=style).save(output)
+        slide_overlay(opened, found.bag, found.values, style=style, width=width).save(output)
     else:
         side = opened.slide(found.bag.recipe_key, found.bag.slide_id).footprint_l0 or 1
         data = to_geojson(found.bag.origin_l0, side, found.values, name=found.what, style=style)

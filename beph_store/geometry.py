@@ -16,6 +16,8 @@ Size = tuple[int, int]
 
 #: The range in which a light-microscope pixel can lie, µm/px.
 MPP_RANGE = (0.05, 20.0)
+#: For those who give a magnification where a scale is meant.
+MPP_HINT = "µm per px: 20x is about 0.5, 40x about 0.25"
 #: Pixels whose sides differ by more than this share are refused, not squeezed.
 ANISOTROPY_MAX = 0.01
 #: Tiles may be enlarged by this share: scanners called 40x have 0.25 to 0.264 µm per px.

@@ -7,8 +7,12 @@ from dataclasses import dataclass
 
 from beph_store.encoders import Bundle
 from beph_store.errors import UsageError
-from beph_store.records import Recipe, TileSpec
+from beph_store.geometry import MPP_HINT
+from beph_store.records import EncoderSpec, Recipe, TileSpec
 from beph_store.slides import Reads, Staging
+
+#: Tissue is found at this scale, µm/px; tiles coarser than that are a magnification by mistake.
+MPP_MAX = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +55,15 @@ class IngestOptions:
 
 
 def make_recipe(bundle: Bundle, options: IngestOptions) -> Recipe:
-    """The feature space that the options name. Raises UsageError for a tile the encoder does not take."""
+    """The feature space that the options name.
+
+    Raises UsageError for a tile the encoder does not take, and for a scale above ``MPP_MAX``.
+    """
     spec = bundle.spec_for(options.precision)
     mpp = spec.mpp if options.mpp is None else options.mpp  # 0 is a mistake to refuse, not the default
     tile_px = spec.tile_px if options.tile_px is None else options.tile_px
-    if tile_px != spec.tile_px:
-        raise UsageError(
-            f"{spec.name} takes tiles of {spec.tile_px} px, not {tile_px}: to see more tissue a tile, pass a larger "
-            f"--mpp (now {mpp:g} µm/px)"
-        )
+    if mpp > MPP_MAX:
+        raise UsageError(f"--mpp {mpp:g}: tiles are cut at {MPP_MAX:g} at most, in {MPP_HINT}")
     tile = TileSpec(
         tile_px=tile_px,
         mpp=mpp,
@@ -68,7 +72,18 @@ def make_recipe(bundle: Bundle, options: IngestOptions) -> Recipe:
         tissue_method=options.tissue_method,
         limit=options.limit_tiles,
     )
+    if tile_px != spec.tile_px:
+        same = _same_tissue(spec, tile, strides=options.stride_px is not None)
+        raise UsageError(f"{spec.name} takes tiles of {spec.tile_px} px, not {tile_px}: {same}")
     return Recipe(tile, spec)
+
+
+def _same_tissue(spec: EncoderSpec, tile: TileSpec, *, strides: bool) -> str:
+    """What to pass so that the encoder sees the tissue of tiles of another side."""
+    scale = tile.tile_px / spec.tile_px
+    step = f" --stride-px {round(tile.stride_px / scale)}" if strides else ""
+    width = tile.tile_px * tile.mpp
+    return f"for the same {width:g} µm of tissue pass --mpp {tile.mpp * scale:.4g}{step} and no --tile-px"
 
 
 def default_workers() -> int:

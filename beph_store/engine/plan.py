@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from beph_store.engine.memory import DEFAULT_GB, limit_bytes
 from beph_store.errors import ObjectStorageError, UsageError
-from beph_store.geometry import MPP_RANGE
+from beph_store.geometry import MPP_HINT, MPP_RANGE
 from beph_store.objects import is_url, parse
 from beph_store.records import MppSource
 from beph_store.regular import require_regular
@@ -76,7 +76,7 @@ def plan(
     The manifest is a CSV with a column ``path`` and any of ``slide_id``, ``mpp``, ``case_id``; its mpp
     goes before ``slide_mpp``. Without ``paths`` it says which slides there are, too. A manifest row
     whose slide is not found, two files of one id, and a name that is not UTF-8 become tasks with an ``error``.
-    Raises UsageError; ObjectStorageError where a bucket cannot be listed.
+    Raises UsageError, for a cell that is no scale too; ObjectStorageError where a bucket cannot be listed.
     """
     if not paths and manifest is None:
         raise UsageError("nothing to ingest: name slides, folders or globs, or a --manifest")
@@ -107,7 +107,7 @@ def _placed(task: SlideTask, staging: Staging | None) -> SlideTask:
 def _not_a_scale(mpp: float) -> str | None:
     """Why a stated level-0 µm/px cannot be meant, or None."""
     low, high = MPP_RANGE
-    return None if low <= mpp <= high else f"a pixel of a slide measures {low} to {high} µm"
+    return None if low <= mpp <= high else f"a pixel of a slide measures {low} to {high} µm; it is {MPP_HINT}"
 
 
 def _refuse_odd_name(task: SlideTask) -> SlideTask:
@@ -252,12 +252,15 @@ def _describe(task: SlideTask, row: dict[str, str]) -> SlideTask:
     )
     if not row.get("mpp"):
         return task
+    said = f"mpp {row['mpp']!r} of {row['path']} in the manifest"
     try:
         mpp = float(row["mpp"])
     except ValueError:
-        return replace(task, error=f"mpp {row['mpp']!r} in the manifest is not a number")
+        raise UsageError(
+            f"{said} is not a number: it is {MPP_HINT}; leave empty what the file says"
+        ) from None
     if why := _not_a_scale(mpp):
-        return replace(task, error=f"mpp {row['mpp']!r} in the manifest: {why}")
+        raise UsageError(f"{said}: {why}")
     return replace(task, mpp=mpp, mpp_source="manifest")
 
 

@@ -86,11 +86,23 @@ def test_a_manifest_names_scales_and_cases(folder: Path, tmp_path: Path) -> None
 
 def test_manifest_rows_without_a_slide_fail_by_name(folder: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "m.csv"
-    manifest.write_text("path,mpp\nb.svs,zero\ngone.svs,0.5\nsub/a.tif,0\n")
+    manifest.write_text("path,mpp\nb.svs,0.25\ngone.svs,0.5\n")
     by_id = {task.slide_id: task for task in plan([folder], manifest=manifest)}
     assert "no such slide" in (by_id["gone.svs"].error or "")
-    assert "'zero'" in (by_id["b.svs"].error or "")
-    assert "'0' in the manifest: a pixel" in (by_id["sub/a.tif"].error or "")
+    assert by_id["b.svs"].mpp == 0.25
+
+
+@pytest.mark.parametrize(
+    ("cell", "why"), [("20x", "is not a number"), ("0", "a pixel of a"), ("40", "a pixel")]
+)
+def test_a_manifest_cell_that_is_no_scale_stops_the_run(
+    folder: Path, tmp_path: Path, cell: str, why: str
+) -> None:
+    """Before any slide is read: whoever gives a magnification gives it of every slide."""
+    manifest = tmp_path / "m.csv"
+    manifest.write_text(f"path,mpp\nsub/a.tif,0.5\nb.svs,{cell}\n")
+    with pytest.raises(UsageError, match=f"mpp '{cell}' of b.svs .*{why}.*20x is about 0.5"):
+        plan([folder], manifest=manifest)
 
 
 def test_a_manifest_alone_says_which_slides(folder: Path, tmp_path: Path) -> None:

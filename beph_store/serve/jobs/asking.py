@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from beph_store.encoders import ENCODERS
 from beph_store.encoders.bundle import PRECISIONS
 from beph_store.engine.ingest import IngestOptions
+from beph_store.engine.options import MPP_MAX
 from beph_store.engine.study.asked import Check, checked, number, one_of, text, train_request, whole, yes
 from beph_store.engine.study.kept import kept_table
 from beph_store.errors import UsageError
@@ -96,7 +97,7 @@ def _slides(name: str, value: Any) -> list[str]:
 #: What makes a recipe: none of it beside a recipe's key.
 _FEATURES: dict[str, Check] = {
     "encoder": text,
-    "mpp": number(0.01, 100),
+    "mpp": number(0.01, MPP_MAX),
     "tile_px": whole(8, 4096),
     "stride_px": whole(1, 65536),
     "tissue_min": number(0, 1),

@@ -336,7 +336,10 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class SlideOutcome:
-    """What became of one slide in one run; every run ends with one of these a slide."""
+    """What became of one slide in one run; every run ends with one of these a slide.
+
+    ``seconds`` from the slide's opening to its last tile's vector. Slides overlap, so they sum to more than the run.
+    """
 
     slide_id: str
     status: Status

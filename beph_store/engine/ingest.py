@@ -20,6 +20,7 @@ from beph_store.engine.memory import give_back
 from beph_store.engine.options import IngestOptions, default_workers, make_recipe
 from beph_store.engine.plan import SlideTask, plan
 from beph_store.engine.provenance import WRITTEN_BY, machine, now, versions
+from beph_store.engine.remarks import remarks
 from beph_store.engine.report import Computing, Figures, IngestReport, KeptCount, Progress, Silent, count
 from beph_store.errors import UsageError
 from beph_store.records import Recipe, SlideOutcome
@@ -125,6 +126,7 @@ class Run:
     run_id: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}")
     outcomes: dict[str, SlideOutcome] = field(default_factory=dict)
     kept: KeptCount | None = None
+    notes: tuple[str, ...] = ()
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, tasks: list[SlideTask]) -> IngestReport:
@@ -143,6 +145,7 @@ class Run:
             finally:
                 writer.close()
                 self.kept = self._count_kept() if self.options.keep_tiles else None
+                self.notes = tuple(remarks(self.store, self.recipe, self.outcomes.values(), self.kept))
                 self._record(tasks, "ended", time.perf_counter() - start)
                 give_back()
         return self._report(tasks, time.perf_counter() - start)
@@ -189,17 +192,9 @@ class Run:
             passed_over=computing.passed_over if computing else (),
             decode_amplification=figures.read.amplification,
             run=self.run_id,
-            notes=(*figures.notes, *self._notes()),
+            notes=(*figures.notes, *self.notes),
             kept_tiles=self.kept,
             cluster=figures.cluster,
-        )
-
-    def _notes(self) -> tuple[str, ...]:
-        if self.kept is None or not self.kept.without:
-            return ()
-        return (
-            f"slides in the store without their tiles' pixels: {self.kept.without}; --keep-tiles --replace ingests "
-            "them again",
         )
 
     def _record(self, tasks: list[SlideTask], state: str, seconds: float = 0.0) -> None:

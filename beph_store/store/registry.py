@@ -160,6 +160,11 @@ class Registry:
             found = self.dataset().to_table(columns=["recipe"], filter="status = 'done' AND tiles > 0")
             return set(found.column("recipe").to_pylist())
 
+    def slide_ids(self) -> set[str]:
+        """The ids of all slides, whatever their recipe; one column is read."""
+        with _readable(self.path):
+            return set(self.dataset().to_table(columns=["slide_id"]).column("slide_id").to_pylist())
+
     def some(self, recipe: str, slide_ids: Iterable[str]) -> dict[str, SlideRow]:
         """The rows of those slides, by id, where there are any; reading all of them takes seconds from 100,000 on."""
         listed = ", ".join(quoted(registry_key(recipe, slide_id)) for slide_id in slide_ids)

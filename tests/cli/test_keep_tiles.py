@@ -10,8 +10,8 @@ from tests.cli.calling import call, call_json
 def test_keeping_tiles(drawn_slide, tmp_path: Path) -> None:
     arguments = ("ingest", drawn_slide.path, "--store", tmp_path / "S", "--limit-tiles", 3)
     assert call_json(*arguments)["kept_tiles"] is None
-    out, _ = call(*arguments, "--keep-tiles")
-    (note,) = [line for line in out.splitlines() if line.startswith("note")]
+    _, err = call(*arguments, "--keep-tiles")
+    (note,) = [line for line in err.splitlines() if line.startswith("note")]
     assert "pixels: 1; --keep-tiles --replace" in note
     report = call_json(*arguments, "--keep-tiles", "--replace")
     assert report["kept_tiles"] == {"slides": 1, "without": 0}

@@ -123,10 +123,12 @@ def _tell(reports: Sequence[IngestReport], several: SeveralReport | None, json: 
     else:
         for report in reports:
             show(report)
-            if report.passed_over:
-                console().print(Text(_passed_over(report.passed_over), style="dim"))
+            if report.tiles and (said := _passed_over(report.passed_over)):
+                console().print(Text(said, style="dim"))
         if several is not None:
             console().print(f"{several.tiles:,} vectors of {len(reports)} recipes in {several.seconds:.1f} s")
+    for note in dict.fromkeys(note for report in reports for note in report.notes):
+        console(stderr=True).print(Text.assemble(("note", "yellow"), f" {note}"))
     failed = sum(len(report.failed) for report in reports)
     if failed:
         of = sum(len(report.slides) for report in reports)
@@ -144,8 +146,9 @@ def show(report: IngestReport) -> None:
         out.print(f"… {len(report.slides)} slides in all; `beph-store slides` lists them")
     if report.tiles:
         busy = ", ".join(f"{stage} {share:.0%}" for stage, share in report.busy.items())
+        overlap = " (slides overlap)" if len(report.slides) > 1 else ""
         out.print(
-            f"\n{report.tiles:,} tiles in {report.seconds:.1f} s: {report.tiles_per_second:,.1f} tiles/s "
+            f"\n{report.tiles:,} tiles in {report.seconds:.1f} s{overlap}: {report.tiles_per_second:,.1f} tiles/s "
             f"({report.runtime}, {report.precision}, {report.device})\n"
             f"busy: {busy}; the bottleneck is {report.bottleneck}"
         )
@@ -155,15 +158,15 @@ def show(report: IngestReport) -> None:
             )
     if report.kept_tiles is not None:
         out.print(f"the tiles of {report.kept_tiles.slides} of these slides are kept")
-    for note in report.notes:
-        out.print(Text.assemble(("note", "yellow"), f" {note}"))
     out.print(f"recipe {report.recipe}")
 
 
 def _passed_over(runtimes: Sequence[tuple[str, str]]) -> str:
-    """In full what failed the gate; by name what is not there, which `doctor` explains."""
+    """In full what failed the gate; where there is a GPU, by name what could use it and is not there."""
+    from beph_store.runtimes import visible_gpus
+
     failed = [f"not {name}: {why}\n" for name, why in runtimes if "does not reproduce" in why]
-    absent = [name for name, why in runtimes if "does not reproduce" not in why]
+    absent = [name for name, why in runtimes if "does not reproduce" not in why] if visible_gpus() else []
     also = f"faster runtimes that cannot be used here, see `beph-store doctor`: {', '.join(absent)}"
     return "".join(failed) + (also if absent else "")
 

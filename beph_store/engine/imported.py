@@ -20,14 +20,22 @@ def blank(rasters: Rasters) -> bool:
     return rasters.tissue.method == WITHOUT_SLIDE
 
 
+def of_table(recipe: Recipe) -> bool:
+    """Whether its vectors are one a slide, from a table: no tile was cut."""
+    return recipe.encoder.variant == "imported"
+
+
 def has_places(recipe: Recipe) -> bool:
     """Whether tiles of the recipe lie anywhere."""
-    return not recipe.tile.tissue_method.endswith(WITHOUT_PLACES)
+    return not of_table(recipe) and not recipe.tile.tissue_method.endswith(WITHOUT_PLACES)
 
 
 def need_places(recipe: Recipe) -> None:
     """Raise UsageError where tiles of the recipe lie nowhere."""
+    if of_table(recipe):
+        raise UsageError(f"recipe {recipe.key} has one vector a slide, from a table: it has no tiles to show")
     if not has_places(recipe):
         raise UsageError(
-            f"recipe {recipe.key} was imported without the places of its tiles: import it again with --coords"
+            f"recipe {recipe.key} was imported without the places of its tiles: import it into a new store with "
+            "--coords, the folder of the coordinates"
         )

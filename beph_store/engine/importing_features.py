@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from beph_store.engine.exporting_sidecar import Entry, Export, exports_at
 from beph_store.engine.imported import IMPORTED_FROM, blank
-from beph_store.engine.importing_options import UNSTATED, ImportOptions, ImportReport
+from beph_store.engine.importing_notes import notes_of
+from beph_store.engine.importing_options import ImportOptions, ImportReport
 from beph_store.engine.importing_recipe import half_of, resolve
 from beph_store.engine.importing_slides import Hand
 from beph_store.engine.importing_storing import Keeper, Ready
@@ -254,18 +255,8 @@ class _Run:
             nbytes=self.tally["bytes"],
             seconds=seconds,
             largest_rounding=self.rounding,
-            notes=tuple(self._notes(used)),
+            notes=tuple(notes_of(used, self.options, self.tally, self.rounding)),
         )
-
-    def _notes(self, used: list[Recipe]) -> Iterator[str]:
-        if self.tally["restored"]:
-            yield f"{self.tally['restored']} slides came from an export of beph-store, and are what they were there"
-        if self.rounding:
-            yield f"vectors are kept as float16: that changed a value by {self.rounding:.3g} at most"
-        if self.tally["blank"]:
-            yield f"{self.tally['blank']} slides have no thumbnail and no zoom: --slides takes them from the slides"
-        if any(recipe.encoder.weights_sha256 == UNSTATED for recipe in used):
-            yield "which weights made the vectors is not recorded: --weights-sha256 records it"
 
 
 def _restored(

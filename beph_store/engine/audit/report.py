@@ -12,6 +12,7 @@ from beph_store.engine.audit import pictures
 from beph_store.engine.audit.run import Audit, verdict
 from beph_store.engine.audit.slides import SlideFinding
 from beph_store.engine.audit.tissue import Duplicate
+from beph_store.engine.search.table import NO_CASES
 from beph_store.engine.study.page import Html, cards, folded, note, page, section, table, warning
 
 #: So many of each are shown with pictures; tables have all.
@@ -67,11 +68,8 @@ def _warnings(found: Audit) -> list[str]:
             f"{found.leaked}. A split by case puts it on "
             "both sides: give both slides one case_id, or leave one out, before anything is trained."
         )
-    if len(found.slides) > 1 and all(one.case_id == one.slide_id for one in found.slides):
-        said.append(
-            "No case ids are known, so every slide counts as a case of its own: pass --labels with slide_id and "
-            "case_id to tell a leak from two slides of one patient."
-        )
+    if found.table.lacks_cases:
+        said.append(NO_CASES[0].upper() + NO_CASES[1:] + ".")
     return said + ([found.skipped[0].upper() + found.skipped[1:] + "."] if found.skipped else [])
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from beph_store.encoders import load_bundle
 from beph_store.engine.embed import embed
-from beph_store.engine.imported import IMPORTED_FROM
+from beph_store.engine.imported import IMPORTED_FROM, need_places
 from beph_store.engine.search.table import SearchTable
 from beph_store.errors import RecipeMismatch, UsageError
 from beph_store.halves import widened
@@ -81,6 +81,7 @@ def recipe_encoder(table: SearchTable, encoder: str | None = None) -> str:
 
 def ask_at(table: SearchTable, slide_id: str, x: int, y: int) -> Question:
     """The stored tile that holds the level-0 point (x, y), the one whose middle is nearest."""
+    need_places(table.record.recipe)
     slide = table.slide(slide_id)
     rows = table.span(slide)
     side = table.footprint(slide)
@@ -96,6 +97,7 @@ def ask_at(table: SearchTable, slide_id: str, x: int, y: int) -> Question:
 
 def ask_region(table: SearchTable, slide_id: str, box: tuple[int, int, int, int]) -> Question:
     """The stored tiles whose middle lies in the level-0 box (x0, y0, x1, y1)."""
+    need_places(table.record.recipe)
     slide = table.slide(slide_id)
     rows = table.span(slide)
     middle = table.flat.origin_l0[rows].astype(np.int64) + table.footprint(slide) // 2

@@ -20,6 +20,12 @@ from beph_store.sqlguard import LONGEST_OWN, check_condition
 from beph_store.store import FlatVectors, SlideRow, Store
 from beph_store.store.reader import RecipeRecord
 
+#: What to tell who leaves out a query's own case, or looks for tissue that two cases share, where `lacks_cases`.
+NO_CASES = (
+    "no case ids are known: each slide counts as a case of its own, two of one patient too; --labels, a table with "
+    "slide_id and case_id, tells them, and so does --manifest at an ingest"
+)
+
 
 @dataclass(frozen=True)
 class SearchTable:
@@ -38,15 +44,24 @@ class SearchTable:
         return np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
 
     @cached_property
-    def case_of(self) -> tuple[str, ...]:
-        """Case of each slide: from the labels, the registry, a TCGA barcode, else the slide itself."""
+    def _told(self) -> tuple[str | None, ...]:
+        """Case of each slide as the labels, the registry or a TCGA barcode say; None where nothing does."""
         given: dict[str, str] = {}
         if self.labels is not None and "case_id" in self.labels.columns:
             given = dict(self.labels.select("slide_id", "case_id").drop_nulls().iter_rows())
         return tuple(
-            given.get(name) or self.rows[name].case_id or tcga_patient(name) or name
-            for name in self.flat.slide_ids
+            given.get(name) or self.rows[name].case_id or tcga_patient(name) for name in self.flat.slide_ids
         )
+
+    @cached_property
+    def case_of(self) -> tuple[str, ...]:
+        """Case of each slide: what was told of it, else the slide itself."""
+        return tuple(case or name for case, name in zip(self._told, self.flat.slide_ids, strict=True))
+
+    @property
+    def lacks_cases(self) -> bool:
+        """Whether nothing says which of several slides are of one case."""
+        return len(self._told) > 1 and not any(self._told)
 
     @cached_property
     def searcher(self) -> Searcher:

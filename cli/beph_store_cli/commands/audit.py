@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from beph_store.errors import UsageError
+from beph_store_cli.commands.search import tell_lack_of_cases
 from beph_store_cli.progress import bar
 from beph_store_cli.render import JsonOption, StoreArgument, console, print_json, table
 
@@ -45,6 +46,7 @@ def audit(
     options = AuditOptions(recipe=recipe, labels=labels, sample=sample, pixels=pixels, seed=seed)
     with bar("auditing") as moved:
         found = run(store, options, progress=lambda _, done, total: moved(done, total))
+    tell_lack_of_cases(found.table)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(render(found), encoding="utf-8")

@@ -23,7 +23,9 @@ def info(store: StoreArgument, json: JsonOption = False) -> None:
         (
             r.key,
             f"{r.encoder} ({r.variant})",
-            f"{r.tile_px} px @ {r.mpp:g}" + f", step {r.stride_px}" * (r.stride_px != r.tile_px),
+            "no places"
+            if r.tile_px == 1  # imported vectors that lie nowhere
+            else f"{r.tile_px} px @ {r.mpp:g}" + f", step {r.stride_px}" * (r.stride_px != r.tile_px),
             r.dim,
             r.slides,
             r.tiles,

@@ -29,13 +29,18 @@ def query(
     json: JsonOption = False,
 ) -> None:
     """SQL over tiles, slides and labels: `query S "SELECT slide_id, count(*) n FROM tiles GROUP BY slide_id"`."""
+    from beph_store.engine.imported import has_places
     from beph_store.store import Store, write_parquet
     from beph_store.store import query as run
 
     extra = {name: Path(file) for name, _, file in (item.partition("=") for item in tables or [])}
     if labels is not None:
         extra["labels"] = labels
-    frame = run(Store.open(store), sql, recipe=recipe, tables=extra)
+    opened = Store.open(store)
+    frame = run(opened, sql, recipe=recipe, tables=extra)
+    records = list(opened.recipes()) if recipe is None else [opened.recipe(recipe)]
+    if {"x", "y"} & set(frame.columns) and not any(has_places(one.recipe) for one in records):
+        typer.echo("note: these tiles were imported without their places: x and y are 0 for each", err=True)
     if output is not None:
         write_parquet(frame, output)
     if json:

@@ -49,6 +49,7 @@ def search(
     json: JsonOption = False,
 ) -> None:
     """Find the most similar stored tiles: `search S --at case-7,20480,11264 --top 20 -o hits.png`."""
+    from beph_store.engine.imported import has_places
     from beph_store.engine.search.ask import SearchOptions, find
     from beph_store.engine.search.table import open_table
 
@@ -64,6 +65,8 @@ def search(
     )
     with bar("reading embeddings") as moved:
         opened = open_table(store, recipe=recipe, labels=labels, progress=moved)
+    if options.exclude == "case" or (options.exclude is None and not image):
+        tell_lack_of_cases(opened)
     question = _question(opened, image or [], at, region, slide, encoder)
     hits = find(opened, question, options)
     if output is not None:
@@ -90,7 +93,16 @@ def search(
         ]
         print_json({"query": question.name, "hits": rows, "output": output and str(output)})
         return
-    listed = [(f"{h.score:.4f}", h.slide_id, h.case_id, *h.origin_l0, h.footprint_l0) for h in hits]
+    placed = has_places(opened.record.recipe)
+    listed = [
+        (
+            f"{h.score:.4f}",
+            h.slide_id,
+            h.case_id,
+            *((*h.origin_l0, h.footprint_l0) if placed else (None,) * 3),
+        )
+        for h in hits
+    ]
     console().print(
         table(("#score", "slide", "case", "#x", "#y", "#side"), listed, title=f"like {question.name}")
     )
@@ -137,6 +149,7 @@ def slides_like(
     ] = "maxsim",
     top: Annotated[int, typer.Option(help="How many slides.")] = 10,
     exclude: Annotated[str | None, typer.Option(help="none, slide or case \\[case].")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Table with slide_id and case_id.")] = None,
     recipe: Annotated[str | None, typer.Option(help="Which recipe, if the store has several.")] = None,
     json: JsonOption = False,
 ) -> None:
@@ -145,8 +158,10 @@ def slides_like(
     from beph_store.engine.search.table import open_table
 
     with bar("reading embeddings") as moved:
-        opened = open_table(store, recipe=recipe, progress=moved)
+        opened = open_table(store, recipe=recipe, labels=labels, progress=moved)
     kind = choice(exclude, "--exclude", "none", "slide", "case")
+    if kind in (None, "case"):
+        tell_lack_of_cases(opened)
     hits = similar_slides(opened, slide, measure=measure, top=top, exclude=kind)
     if json:
         print_json({"query": slide, "measure": measure, "hits": [asdict(hit) for hit in hits]})
@@ -177,6 +192,7 @@ def retrieval(
 
     kind = choice(by, "--by", "tile", "slide")
     opened = open_table(store, recipe=recipe, labels=labels)
+    tell_lack_of_cases(opened)
     ks = tuple(k or (1, 3, 5))
     tiles = kind == "tile"
     found = (
@@ -200,6 +216,14 @@ def retrieval(
     ]
     columns = ("by", "#k", f"#{kind}s", "#majority vote", "#P@k", "#mAP@k")
     console().print(table(columns, rows, title=f"{target}, no neighbour of the own case"))
+
+
+def tell_lack_of_cases(opened: SearchTable) -> None:
+    """A line on stderr where a patient's slides cannot be told from those of others."""
+    from beph_store.engine.search.table import NO_CASES
+
+    if opened.lacks_cases:
+        typer.echo(f"note: {NO_CASES}", err=True)
 
 
 def _question(

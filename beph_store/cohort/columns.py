@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from beph_store.cohort.ids import stem, tcga_patient, tcga_slide
+from beph_store.cohort.ids import SlideIndex, is_slide_file, stem, tcga_patient, tcga_slide
 from beph_store.cohort.labels import ColumnChoice, ColumnUse, some
-from beph_store.cohort.sheets import Sheet, canonical, is_missing
+from beph_store.cohort.sheets import Sheet, canonical, is_missing, read_sheet
 from beph_store.errors import AmbiguousColumn, CohortError
 
 #: Canonical names (lower case, ``_`` for anything but letters and digits), the surest first.
@@ -24,6 +24,8 @@ SLIDES = [
     "wsi",
     "wsi_id",
 ]
+#: Holds slides where nothing else does and every cell is named like a slide's file.
+FILES = ["file"]
 CASES = [
     "case_id",
     "case",
@@ -79,7 +81,7 @@ def find_ids(sheet: Sheet, choice: ColumnChoice) -> Ids:
         AmbiguousColumn: there is no such column, or several that differ.
     """
     slides, cases = _candidates(sheet, SLIDES), _candidates(sheet, CASES)
-    slides, cases = _place_samples(sheet, slides, cases, choice)
+    slides, cases = _place_samples(sheet, slides or _files(sheet), cases, choice)
     slide = sheet.find(choice.slide, "--slide-column") if choice.slide else _slide(slides)
     if choice.case:
         case = sheet.find(choice.case, "--case-column")
@@ -146,6 +148,26 @@ def _candidates(sheet: Sheet, names: Sequence[str]) -> list[tuple[str, Cells]]:
             )
         found += same[:1]
     return found
+
+
+def _files(sheet: Sheet) -> list[tuple[str, Cells]]:
+    found = [(name, [cell for cell in cells if cell], cells) for name, cells in _candidates(sheet, FILES)]
+    return [(name, cells) for name, given, cells in found if given and all(map(is_slide_file, given))]
+
+
+def fitting_column(path: str, used: Iterable[ColumnUse], slides: SlideIndex) -> tuple[str, int] | None:
+    """The column of a table, beside those in use, that names the most slides, and how many; None if none does."""
+    taken = {use.column for use in used}
+    try:
+        sheet = read_sheet(path, lambda name: bool(name) and name not in taken)
+    except CohortError:
+        return None
+    named = [
+        (len({f for cell in cells if len(f := slides.find(cell)) == 1}), name)
+        for name, cells in sheet.columns
+    ]
+    most, name = max(named, default=(0, ""), key=lambda pair: pair[0])
+    return (name, most) if most else None
 
 
 def _place_samples(

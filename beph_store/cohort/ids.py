@@ -55,6 +55,11 @@ def _suffix(base: str) -> str:
     return base[at:] if 0 < at < len(base) - 1 else ""
 
 
+def is_slide_file(name: str) -> bool:
+    """Whether the name ends like the file of a slide or of a slide's features."""
+    return _suffix((parts_of(name) or ("",))[-1]).lower() in _SUFFIXES
+
+
 def slide_key(name: str) -> str:
     """Folders and stem, without case: what makes two names of a slide the same name."""
     return "/".join((*parts_of(name)[:-1], stem(name))).casefold()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from beph_store.cohort.columns import fitting_column
 from beph_store.cohort.ids import SlideIndex, parts_of, stem, tcga_patient
 from beph_store.cohort.labels import Dropped, Label, LabelRow, LabelTable, Task, some
 from beph_store.cohort.tables import REPEATED, label_text, same_label
@@ -262,11 +264,12 @@ def _nothing_fits(table: LabelTable, slides: Sequence[str]) -> str:
     if not slides:
         return "the store holds no slides: ingest some first"
     theirs = some((row.slide_id or row.case_id for row in table.rows), 2)
-    what = (
-        "--slide-column"
-        if table.by_slide
-        else "a table with a slide column, or case_id in the --manifest of ingest"
-    )
+    if better := fitting_column(table.path, table.used, SlideIndex(slides)):
+        what = f"--slide-column {shlex.quote(better[0])}, which names {better[1]} of them"
+    elif table.by_slide:
+        what = "--slide-column"
+    else:
+        what = "a table with a slide column, or case_id in the --manifest of ingest"
     return (
         f"no row of {table.path} fits a slide of the store: the table has {theirs}; the store has {some(slides, 2)}; "
         f"try {what}"

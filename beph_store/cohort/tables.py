@@ -11,7 +11,17 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from beph_store.cohort.columns import CASES, CLASSES, SAMPLES, SLIDES, Ids, find_classes, find_ids, known
+from beph_store.cohort.columns import (
+    CASES,
+    CLASSES,
+    FILES,
+    SAMPLES,
+    SLIDES,
+    Ids,
+    find_classes,
+    find_ids,
+    known,
+)
 from beph_store.cohort.ids import slide_key
 from beph_store.cohort.labels import (
     BY_NAME,
@@ -31,7 +41,7 @@ from beph_store.cohort.sheets import Sheet, is_missing, read_sheet
 from beph_store.errors import CohortError
 from beph_store.records import ClassLabel, SurvivalLabel
 
-_IDS = (*SLIDES, *CASES, *SAMPLES)
+_IDS = (*SLIDES, *FILES, *CASES, *SAMPLES)
 NO_SLIDE = "no slide id"
 NO_CASE = "no case id"
 NO_CLASS = "no class"

@@ -124,6 +124,16 @@ def test_nothing_fits(read):
         join(read(CASES), ["x.svs"])
 
 
+def test_nothing_fits_but_another_column_would(read):
+    text = "case_id,scan no,label\nP1,a,x\nP2,b,y\nP3,c,x\n"
+    with pytest.raises(
+        CohortError, match=r"the store has a.svs, b.svs; try --slide-column 'scan no', which names 2"
+    ):
+        join(read(text), ["a.svs", "b.svs"])
+    table = read(text, slide="scan no")
+    assert join(table, ["a.svs", "b.svs", "c.svs"], min_cases=2).flow.slides_joined == 3
+
+
 def test_too_few_cases(read):
     with pytest.raises(CohortError, match="3 cases have a label and slides in the store, fewer than 4"):
         join(read(LABELS), SLIDES[:-1])

@@ -205,6 +205,16 @@ def test_aliases(read, slide, case, target):
     assert [use.column for use in table.used] == [slide, case, target]
 
 
+def test_file_holds_slides_where_nothing_else_does_and_its_cells_look_like_it(read):
+    assert classes(read("file,case_id,label\na.tif,P1,x\n,P2,y\nb.SVS,P2,y\n")) == [
+        ("a.tif", "P1", "x"),
+        ("b.SVS", "P2", "y"),
+    ]
+    assert read("slide,file,case_id,label\nb,a.xml,P1,x\n").rows[0].slide_id == "b"
+    for cell in ("report.xml", ""):
+        assert not read(f"file,case_id,label\n{cell},P1,x\n").by_slide
+
+
 def test_flags_name_columns_of_any_name(read):
     text = "label,grade,block,who,slide_id,case_id\nx,g2,B1,Ann,a,P1\n"
     table = read(text, slide="block", case="who", target="Grade")

@@ -15,6 +15,7 @@ import typer
 
 from beph_store.errors import BephStoreError, MissingExtra, UsageError
 from beph_store.objects import explain, is_storage_error
+from beph_store_cli import panels
 from beph_store_cli.commands import (
     annotate,
     audit,
@@ -39,6 +40,7 @@ from beph_store_cli.commands import (
     serve,
     train,
 )
+from beph_store_cli.synonyms import hint
 
 _STOPPED = "stopped; run the same command again to go on"
 #: What Typer raises for a command line it cannot parse; old versions take it from click, newer ones carry it.
@@ -46,6 +48,7 @@ _UnusableLine: type[Exception] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     name="beph-store",
+    cls=panels.Arranged,
     help="Embed whole-slide images into a columnar store, and work on the embeddings.",
     no_args_is_help=True,
     add_completion=False,
@@ -96,6 +99,7 @@ bench.register(app)
 leaderboard.register(encoder.app)
 app.add_typer(encoder.app, name="encoder")
 app.add_typer(protocol.app, name="protocol")
+panels.arrange(app)
 
 
 def main() -> None:
@@ -108,13 +112,16 @@ def main() -> None:
         code = app(arguments, standalone_mode="--json" not in arguments)
         sys.exit(code or 0)
     except _UnusableLine as error:
-        message = error.format_message()  # type: ignore[attr-defined]
-        _fail(" ".join(str(message).split()), 2, arguments)
+        message = " ".join(str(error.format_message()).split())  # type: ignore[attr-defined]
+        other = hint(arguments)
+        _fail(f"{message}; {other}" if other else message, 2, arguments)
     except KeyboardInterrupt:
         _fail(_STOPPED, 130, arguments)
     except SystemExit as end:
         if end.code == 130:  # Typer turned a KeyboardInterrupt into this
             _fail(_STOPPED, 130, arguments)
+        if end.code == 2 and (other := hint(arguments)):
+            sys.stderr.write(f"error: {other}\n")
         raise
     except BephStoreError as error:
         if debug:

@@ -9,13 +9,17 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from beph_store.errors import UsageError
+from beph_store_cli.synonyms import meant
 
 WIDTH = 100
+#: What a column of text is left at least before an id beside it is broken.
+_ROOM = 16
 
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else there.")
@@ -26,7 +30,7 @@ StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="Folder of t
 def choice(value: Any, flag: str, *names: str) -> Any:
     """The value if it is one of ``names`` or absent; UsageError names the flag."""
     if value is not None and value not in names:
-        raise UsageError(f"{flag} {value!r}: choose from {', '.join(names)}")
+        raise UsageError(f"{flag} {value!r}: {meant(flag, str(value), names)}choose from {', '.join(names)}")
     return value
 
 
@@ -55,19 +59,49 @@ def _finite(value: Any) -> Any:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> Table:
-    """A plain table; columns whose name begins with '#' are numbers, to the right."""
+    """A plain table; columns whose name begins with '#' are numbers, to the right.
+
+    Ids are kept in one piece where the width allows it, so that they can be copied; sentences are wrapped first.
+    """
     made = Table(
         title=title, box=None, title_justify="left", header_style="bold", pad_edge=False, title_style="bold"
     )
-    for name in columns:
+    cells = [
+        [cell if isinstance(cell, Text) else Text(spelled(number(cell), keep="\n")) for cell in row]
+        for row in rows
+    ]
+    whole = _in_one_piece(columns, cells)
+    for at, name in enumerate(columns):
         if name.startswith("#"):
             made.add_column(name[1:], justify="right", no_wrap=True)
         else:
-            made.add_column(name, overflow="fold")
-    for row in rows:
-        cells = (cell if isinstance(cell, Text) else Text(spelled(number(cell), keep="\n")) for cell in row)
-        made.add_row(*cells)
+            made.add_column(name, overflow="fold", no_wrap=at in whole)
+    for row in cells:
+        made.add_row(*row)
     return made
+
+
+def _in_one_piece(columns: Sequence[str], cells: Sequence[Sequence[Text]]) -> set[int]:
+    """Columns of single words, as ids are, that are not to be broken: the narrow first, as long as there is room."""
+    wide = [
+        max(
+            [
+                cell_len(name.removeprefix("#")),
+                *(cell_len(line) for row in cells for line in row[at].plain.split("\n")),
+            ]
+        )
+        for at, name in enumerate(columns)
+    ]
+    text = [at for at, name in enumerate(columns) if not name.startswith("#")]
+    left = console().width - 2 * (len(columns) - 1)
+    left -= sum(min(width, _ROOM) if at in text else width for at, width in enumerate(wide))
+    whole: set[int] = set()
+    for at in sorted(text, key=lambda at: wide[at]):
+        more = max(0, wide[at] - _ROOM)
+        if more <= left and not any(" " in row[at].plain for row in cells):
+            whole.add(at)
+            left -= more
+    return whole
 
 
 def spelled(text: str, keep: str = "") -> str:

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from beph_store_cli.commands import export_geojson
 from beph_store_cli.render import JsonOption, StoreArgument, console, print_json, size
+from beph_store_cli.synonyms import check_format
 
 
 def register(app: typer.Typer) -> None:
@@ -58,6 +59,7 @@ def export(
     from beph_store.engine.exporting import ExportOptions, export_features
     from beph_store_cli.progress import bar
 
+    check_format(form, into=False)
     alone = {"what": what, "head": head, "in_bounds": in_bounds, "bounds_origin": bounds_origin}
     if form == "geojson":
         export_geojson.run(store, out, recipe, slide, json, **alone)

@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from beph_store_cli.render import JsonOption, console, print_json, size
+from beph_store_cli.synonyms import check_format
 
 if TYPE_CHECKING:
     from beph_store.engine.importing import ImportReport
@@ -61,6 +62,7 @@ def import_(
     from beph_store.errors import UsageError
     from beph_store_cli.progress import bar
 
+    check_format(form, into=True)
     options = ImportOptions(
         encoder_name=encoder_name,
         weights_sha256=weights_sha256,

@@ -32,7 +32,7 @@ OPTIONS: Mapping[str, str] = MappingProxyType(
         ),
         "--min-tissue-proportion": "it is called --tissue-min here",
         "--max-workers": "it is called --workers here",
-        "--skip-errors": "no option is needed: a slide that cannot be read is a row with its reason, and the run goes on",
+        "--skip-errors": "no option is needed: a slide that cannot be read gets a row with its reason",
         "--search-nested": "no option is needed: folders are searched to the bottom",
     }
 )

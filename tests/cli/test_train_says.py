@@ -28,7 +28,7 @@ def _line(few):
 
 
 def test_the_column_and_the_positive_class_are_named(first) -> None:
-    assert "class column label: normal / tumour (positive)" in first[0].splitlines()
+    assert "class column label: normal / tumour (positive; --classes sets the order)" in first[0].splitlines()
 
 
 def test_few_cases_are_told_in_the_terminal_the_page_and_the_json(few, first) -> None:

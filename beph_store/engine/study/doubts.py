@@ -55,7 +55,10 @@ def _without_width(shown: Mapping[str, Estimate]) -> list[str]:
     flat = [(name, one) for name, one in shown.items() if one.draws > 1 and one.ci_low == one.ci_high]
     if not flat:
         return []
-    listed = ", ".join(f"{TITLES.get(name, name)} ({one.value:.3f})" for name, one in flat)
+    listed = "; ".join(
+        f"{TITLES.get(name, name)} {one.ci_low:.3f} – {one.ci_high:.3f}" for name, one in flat[:2]
+    )
+    listed += f"; and {len(flat) - 2} more" if len(flat) > 2 else ""
     return [
         f"Intervals without width: {listed}. Every resample of these cases gives that value, as happens where all of "
         "them come out right, or all alike. It is no certainty: new patients may bring mistakes, and such an interval "

@@ -193,7 +193,7 @@ def _read_as(training: Training) -> list[str]:
     for use in training.study.table.used:
         if isinstance(training.target, ClassTarget) and use.role == "class":
             *others, last = training.target.classes
-            last = f"{last} (positive)" if len(others) == 1 else last
+            last = f"{last} (positive; --classes sets the order)" if len(others) == 1 else last
             lines.append(f"class column {use.column}: {' / '.join([*others, last])}")
         elif use.role in ("event", "time"):
             lines.append(f"{use.role} column {use.column}" + (f": {use.how}" if use.how else ""))

@@ -40,7 +40,7 @@ def test_few_events_are_counted() -> None:
 def test_an_interval_without_width_is_no_certainty() -> None:
     flat = {"auroc": Estimate(1.0, 1.0, 1.0, 1000, 0), "accuracy": SURE}
     (text,) = doubts(_classes(50, 50), flat, ("auroc", "accuracy"))
-    assert "AUROC (1.000)" in text
+    assert "AUROC 1.000 – 1.000." in text
     assert "accuracy" not in text
 
 

@@ -91,7 +91,7 @@ ENCODERS: Mapping[str, EncoderEntry] = MappingProxyType(
 
 
 def encoder_entry(name: str) -> EncoderEntry:
-    """The row of that name. UnknownEncoder lists all names, the nearest first."""
+    """The row of that name. UnknownEncoder tells the nearest name, or all of them where none is near."""
     if name in ENCODERS:
         return ENCODERS[name]
     raise UnknownEncoder(unknown(name))
@@ -100,6 +100,8 @@ def encoder_entry(name: str) -> EncoderEntry:
 def unknown(name: str) -> str:
     """What to tell somebody whose encoder is not there."""
     near = difflib.get_close_matches(name, ENCODERS, n=1, cutoff=0.5)
-    guess = f"did you mean {near[0]}? " if near else ""
-    names = ", ".join(ENCODERS)
-    return f"no encoder {name!r}: {guess}known are {names}, {TIMM}MODEL, and folders of exported bundles"
+    known = f"did you mean {near[0]}?" if near else f"known are {', '.join(ENCODERS)}."
+    return (
+        f"no encoder {name!r}: {known} A folder of an exported bundle and {TIMM}MODEL are taken too; "
+        "`beph-store encoder list` has them all"
+    )

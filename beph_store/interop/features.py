@@ -137,7 +137,9 @@ class Format:
         found: list[Found] = find(root) if coords is None else find(root, coords)
         if not found:
             raise UsageError(
-                f"{root} holds no {self.title} features: see docs/interop.md for the layout", path=root
+                f"{root} holds no {self.title} features: name the folder with {_LAYOUTS[self.name]}, "
+                "see docs/interop.md",
+                path=root,
             )
         return sorted(found, key=lambda one: (one.slide_id, one.group or "", one.encoder or ""))
 
@@ -171,6 +173,21 @@ class Format:
             raise UsageError(f"{self.title} cannot be {what}: see docs/interop.md")
         return cast(Callable[..., Any], function)
 
+
+#: What ``find`` looks for in the folder that it is given.
+_LAYOUTS = {
+    "clam": "h5_files/*.h5 or pt_files/*.pt",
+    "trident": "features_<encoder>/*.h5, up to two folders down",
+    "stamp": "*.h5, however deep",
+    "bags": "*.pt or pt_files/*.pt",
+    "slide2vec": "tile_embeddings/…/*.meta.json",
+    "atlaspatch": "patches/*.h5 or *.h5",
+    "wsidata": "*.zarr that have tables/ and shapes/",
+    "anndata": "*.h5ad",
+    "anndata_zarr": "*.zarr that have X/ and obs/",
+    "parquet": "*.parquet that have vectors",
+    "parquet_list": "*.parquet that have vectors",
+}
 
 #: One row a format, in the order that `--help` shows.
 FORMATS: dict[str, Format] = {

@@ -37,7 +37,7 @@ class OpenSlideBackend(Backend):
             handle = OpenSlide(str(self._path))
             handle.set_cache(OpenSlideCache(self._held_bytes))
         except (OpenSlideError, OSError) as error:
-            raise SlideUnreadable(f"OpenSlide: {_one_line(error)}", path=self._path) from error
+            raise SlideUnreadable(f"OpenSlide: {_one_line(error, self._path)}", path=self._path) from error
         return handle
 
     def read(self, level: int, x: int, y: int, out: UInt8) -> None:
@@ -51,7 +51,7 @@ class OpenSlideBackend(Backend):
             picture = handle.read_region(corner, level, (out.shape[1], out.shape[0]))
         except (OpenSlideError, OSError) as error:
             self._reopen(handle)
-            raise SlideUnreadable(f"OpenSlide: {_one_line(error)}", path=self._path) from error
+            raise SlideUnreadable(f"OpenSlide: {_one_line(error, self._path)}", path=self._path) from error
         _onto_white(np.asarray(picture), out)
 
     def _reopen(self, failed: Any) -> None:
@@ -99,7 +99,7 @@ def bounds(path: Path) -> tuple[int, int, int, int] | None:
                 handle.properties.get(f"openslide.bounds-{name}") for name in ("x", "y", "width", "height")
             ]
     except (OpenSlideError, OSError) as error:
-        raise SlideUnreadable(f"OpenSlide: {_one_line(error)}", path=path) from error
+        raise SlideUnreadable(f"OpenSlide: {_one_line(error, path)}", path=path) from error
     if None in given:
         return None
     x, y, width, height = (int(value) for value in given)
@@ -127,5 +127,10 @@ def _onto_white(rgba: UInt8, out: UInt8) -> None:
     out[...] = (rgba[..., :3] * share + 255 * (255 - share) + 127) // 255
 
 
-def _one_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _one_line(error: Exception, path: Path) -> str:
+    """What OpenSlide says, without the folders it names, and with a cure where it knows nothing."""
+    said = (str(error).splitlines() or [type(error).__name__])[0].replace(f"{path.parent}/", "")
+    if not said.startswith("Unsupported or missing image file"):
+        return said
+    beside = ", or without the folder that belongs beside it" if path.suffix.lower() == ".mrxs" else ""
+    return f"not a slide of any format it reads, or copied in part{beside}: compare it with the original"

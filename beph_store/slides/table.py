@@ -210,7 +210,8 @@ def _info(backend: Backend, probe: Probe, ask: Ask) -> SlideInfo:
     try:
         mpp_x, mpp_y = check_mpp(x, y)
     except SlideError as error:
-        raise type(error)(str(error), slide_id=ask.slide_id, path=ask.path) from None
+        tile = "; if the picture is a tile, not a slide: `beph-store embed`" if probe.kind == "image" else ""
+        raise type(error)(f"{error}{tile}", slide_id=ask.slide_id, path=ask.path) from None
     if probe.fetcher is not None:
         probe.fetcher.want(list(sampled(probe.path.stat().st_size)))
     return SlideInfo(

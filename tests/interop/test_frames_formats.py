@@ -271,7 +271,10 @@ def test_damage_is_one_line(kind: str, how: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_empty_folder_holds_none(kind: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="holds no"):
+    with pytest.raises(
+        UsageError,
+        match=r"holds no .*: name the folder with .*\*\.",
+    ):
         format_named(kind).find(tmp_path)
 
 

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from beph_store.errors import BephStoreError, SlideUnreadable
+from beph_store.errors import BephStoreError, MppMissing, SlideUnreadable
 from beph_store.slides import open_slide
 from beph_store.slides.reader import DAMAGED
 from beph_store.testing.synthetic import formula_slide
@@ -279,6 +279,22 @@ def test_a_tile_at_no_place_is_unreadable_not_black(tiled):
 def test_dicom_that_is_refused(tmp_path, change, match):
     path = dicom(tmp_path / "a.dcm", np.zeros((380, 300, 3), np.uint8), **change)
     refused(path, match)
+
+
+def test_what_openslide_says_is_told_without_folders_and_with_a_cure(tmp_path):
+    path = dicom(tmp_path / "a.dcm", np.zeros((380, 300, 3), np.uint8))
+    with pytest.raises(SlideUnreadable) as caught:
+        open_slide(path, prefer="openslide")
+    assert "Reading a.dcm: " in str(caught.value)
+    for name, said in (("a.svs", "copied in part: compare"), ("a.mrxs", "the folder that belongs beside it")):
+        (tmp_path / name).write_bytes(b"not a slide")
+        refused(tmp_path / name, said)
+
+
+def test_a_picture_without_a_scale_may_be_a_tile(tmp_path):
+    Image.new("RGB", (224, 224)).save(tmp_path / "tile.jpg")
+    with pytest.raises(MppMissing, match="beph-store embed"):
+        open_slide(tmp_path / "tile.jpg")
 
 
 def test_dicom_cut_short(tmp_path):

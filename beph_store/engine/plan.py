@@ -75,8 +75,8 @@ def plan(
 
     The manifest is a CSV with a column ``path`` and any of ``slide_id``, ``mpp``, ``case_id``; its mpp
     goes before ``slide_mpp``. Without ``paths`` it says which slides there are, too. A manifest row
-    whose slide is not found, two files of one id, and a name that is not UTF-8 become tasks with an ``error``.
-    Raises UsageError, for a cell that is no scale too; ObjectStorageError where a bucket cannot be listed.
+    whose slide is not found or whose mpp is no scale, two files of one id, and a name that is not UTF-8 become tasks
+    with an ``error``. Raises UsageError; ObjectStorageError where a bucket cannot be listed.
     """
     if not paths and manifest is None:
         raise UsageError("nothing to ingest: name slides, folders or globs, or a --manifest")
@@ -252,15 +252,14 @@ def _describe(task: SlideTask, row: dict[str, str]) -> SlideTask:
     )
     if not row.get("mpp"):
         return task
-    said = f"mpp {row['mpp']!r} of {row['path']} in the manifest"
+    said = f"mpp {row['mpp']!r} in the manifest"
     try:
         mpp = float(row["mpp"])
     except ValueError:
-        raise UsageError(
-            f"{said} is not a number: it is {MPP_HINT}; leave empty what the file says"
-        ) from None
+        why = f"{said} is not a number: it is {MPP_HINT}; leave empty what the file says"
+        return replace(task, error=why)
     if why := _not_a_scale(mpp):
-        raise UsageError(f"{said}: {why}")
+        return replace(task, error=f"{said}: {why}")
     return replace(task, mpp=mpp, mpp_source="manifest")
 
 

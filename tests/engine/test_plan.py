@@ -93,16 +93,20 @@ def test_manifest_rows_without_a_slide_fail_by_name(folder: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("cell", "why"), [("20x", "is not a number"), ("0", "a pixel of a"), ("40", "a pixel")]
+    ("cell", "why"),
+    [("20x", "is not a number"), ("0", "a pixel of a"), ("nan", "a pixel"), ("40", "a pixel")],
 )
-def test_a_manifest_cell_that_is_no_scale_stops_the_run(
+def test_a_manifest_cell_that_is_no_scale_costs_its_slide_and_names_the_unit(
     folder: Path, tmp_path: Path, cell: str, why: str
 ) -> None:
-    """Before any slide is read: whoever gives a magnification gives it of every slide."""
     manifest = tmp_path / "m.csv"
     manifest.write_text(f"path,mpp\nsub/a.tif,0.5\nb.svs,{cell}\n")
-    with pytest.raises(UsageError, match=f"mpp '{cell}' of b.svs .*{why}.*20x is about 0.5"):
-        plan([folder], manifest=manifest)
+    by_id = {task.slide_id: task for task in plan([folder], manifest=manifest)}
+    said = by_id["b.svs"].error or ""
+    assert said.startswith(f"mpp '{cell}' in the manifest")
+    assert why in said
+    assert "20x is about 0.5" in said
+    assert (by_id["sub/a.tif"].mpp, by_id["sub/a.tif"].error) == (0.5, None)
 
 
 def test_a_manifest_alone_says_which_slides(folder: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from beph_store.engine.study.doubts import CASES_A_CLASS, EVENTS, doubts
-from beph_store.metrics import Estimate
+from beph_store.metrics import Estimate, evaluate_classes
 from beph_store.records import ClassTarget, SurvivalTarget
 
 SURE = Estimate(0.8, 0.7, 0.9, 1000, 0)
@@ -60,3 +60,20 @@ def test_only_the_headlines_are_judged() -> None:
 
 def test_one_draw_is_no_interval() -> None:
     assert doubts(_classes(50, 50), {"auroc": Estimate(1.0, 1.0, 1.0, 1, 0)}, ("auroc",)) == []
+
+
+def _held(cases: int, studies: int = 120) -> float:
+    """Share of simulated studies, of so many cases a class, whose interval of an AUROC of 0.921 holds it."""
+    rng, held = np.random.default_rng(0), 0
+    for study in range(studies):
+        score = np.concatenate([rng.normal(size=cases), rng.normal(2, size=cases)])
+        positive = 1 / (1 + np.exp(-score))
+        said, truth = np.stack([1 - positive, positive], 1), np.repeat([0, 1], cases)
+        auroc = evaluate_classes(said, truth, ("normal", "tumour"), b=200, seed=study)["auroc"]
+        held += auroc.ci_low <= 0.921 <= auroc.ci_high
+    return held / studies
+
+
+def test_intervals_of_few_cases_are_too_narrow_and_those_of_many_are_not() -> None:
+    assert _held(CASES_A_CLASS // 2) < 0.8
+    assert _held(4 * CASES_A_CLASS) > 0.9

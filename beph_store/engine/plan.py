@@ -256,8 +256,8 @@ def _describe(task: SlideTask, row: dict[str, str]) -> SlideTask:
     try:
         mpp = float(row["mpp"])
     except ValueError:
-        why = f"{said} is not a number: it is {MPP_HINT}; leave empty what the file says"
-        return replace(task, error=why)
+        error = f"{said} is not a number: it is {MPP_HINT}; leave empty what the file says"
+        return replace(task, error=error)
     if why := _not_a_scale(mpp):
         return replace(task, error=f"{said}: {why}")
     return replace(task, mpp=mpp, mpp_source="manifest")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from beph_store.cohort.ids import SlideIndex, tcga_patient
@@ -217,9 +218,8 @@ def stored_tiles(store: Store, row: SlideRow) -> tuple[NDArray[np.int32], NDArra
     """(n,) numbers and (n, 2) top-left corners, level-0 px, of a slide's readable tiles; no vector is read."""
     if row.status != "done":
         return np.empty(0, np.int32), np.empty((0, 2), np.int32)
-    name = row.slide_id.replace("'", "''")
-    where = f"slide_id = '{name}' AND ingest_id = '{row.ingest_id}' AND read_status = '{READ_OK}'"
-    table = store.dataset(row.recipe).to_table(columns=["tile", "x", "y"], filter=where).sort_by("tile")
+    table = store.slide_table(row, ["tile", "x", "y", "read_status"])
+    table = table.filter(pc.equal(table.column("read_status"), READ_OK)).sort_by("tile")
     tile, x, y = (table[column].to_numpy() for column in ("tile", "x", "y"))
     return tile, np.stack([x, y], axis=1)
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 
+import lance
+
 from beph_store.store.registry import Registry, SlideRow
 
 
@@ -27,15 +29,14 @@ class Known:
     def rows(self) -> dict[str, SlideRow]:
         """All of them, by slide id: what later calls find is added to it, and it is not the caller's to change."""
         with self._turn:
-            self._catch_up()
+            self.registry.look(self._catch_up)
         return self._rows
 
     def get(self, slide_id: str) -> SlideRow | None:
         """The row of a slide, or None."""
         return self.rows().get(slide_id)
 
-    def _catch_up(self) -> None:
-        table = self.registry.dataset()
+    def _catch_up(self, table: lance.LanceDataset) -> None:
         if table.version == self._version:
             return
         fragments = {int(fragment.fragment_id): fragment for fragment in table.get_fragments()}

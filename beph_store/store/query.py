@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 
 from beph_store.errors import QueryError
 from beph_store.sqlguard import check_query
@@ -21,11 +22,16 @@ def query(
     QueryError with the reason in one line; RecipeMismatch when the store has several recipes and none is named.
     """
     key = store.recipe(recipe).recipe.key
+    version = store.dataset(key).version
     frames: dict[str, pl.LazyFrame] = {"tiles": store.tiles(key), "slides": store.slides(key).lazy()}
     frames.update({name: _scan(path) for name, path in (tables or {}).items()})
     try:
         return pl.SQLContext(frames).execute(check_query(sql), eager=True)
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
+        if "not found" in str(error).lower() and store.dataset(key).version != version:
+            return query(
+                store, sql, recipe=recipe, tables=tables
+            )  # `compact` took that version away meanwhile
         names = ", ".join(
             f"{name}({', '.join(frame.collect_schema().names())})" for name, frame in frames.items()
         )

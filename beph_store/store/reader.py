@@ -34,7 +34,7 @@ from beph_store.store.locks import held
 from beph_store.store.place import Place, measure, place
 from beph_store.store.rasters import read_rasters
 from beph_store.store.registry import Registry, SlideRow
-from beph_store.store.tables import lance_errors, open_table
+from beph_store.store.tables import newest, open_table
 from beph_store.store.vectors import SlideRows
 from beph_store.store.writer import RecipeWriter
 
@@ -210,10 +210,13 @@ class Store:
 
     def dataset(self, key: str) -> lance.LanceDataset:
         """The Lance table of a recipe's tiles, invisible rows included: prefer ``tiles`` or ``bag``."""
+        return open_table(self._table(key))
+
+    def _table(self, key: str) -> Place:
         path = self.layout.tiles(key)
         if not is_dataset(path):
             raise UnknownSlide("the recipe has no finished slide yet", path=str(path))
-        return open_table(path)
+        return path
 
     def tiles(self, key: str) -> pl.LazyFrame:
         """Every visible tile row of a recipe, lazily; columns as in ``store.layout.tiles_schema``."""
@@ -224,11 +227,10 @@ class Store:
         """All tile rows of a finished slide, read from Lance."""
         return SlideRows.from_table(self.slide_table(row))
 
-    def slide_table(self, row: SlideRow) -> pa.Table:
-        """The rows of a finished slide as stored, in no particular order."""
+    def slide_table(self, row: SlideRow, columns: list[str] | None = None) -> pa.Table:
+        """The rows of a finished slide as stored, in no particular order; all columns unless some are named."""
         where = f"slide_id = {quoted(row.slide_id)} AND ingest_id = {quoted(row.ingest_id)}"
-        with lance_errors(self.layout.root):
-            return self.dataset(row.recipe).to_table(filter=where)
+        return newest(self._table(row.recipe), lambda table: table.to_table(columns=columns, filter=where))
 
     def slide(self, key: str, slide_id: str) -> SlideRow:
         """The registry row of a slide, by its id or by its id without the suffix if that is unique."""

@@ -9,11 +9,11 @@ a slide, exactly one gets that row.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import lance
 import pyarrow as pa
@@ -23,8 +23,9 @@ from beph_store.records import SlideInfo, Status
 from beph_store.store.durable import sync_lance
 from beph_store.store.layout import REGISTRY, is_dataset, quoted, registry_key
 from beph_store.store.place import Place
-from beph_store.store.tables import again, create_table, lance_errors, open_table
+from beph_store.store.tables import again, create_table, lance_errors, newest, open_table
 
+_T = TypeVar("_T")
 #: A finished slide is never overwritten, except by a row that names what it replaces.
 _MAY_UPDATE = "target.status = 'failed' OR target.ingest_id = source.replaces"
 
@@ -146,9 +147,13 @@ class Registry:
         return self._table(None if recipe is None else f"recipe = {quoted(recipe)}")
 
     def _table(self, where: str | None) -> pa.Table:
+        found = self.look(lambda table: table.to_table(filter=where))
+        return found.sort_by([("recipe", "ascending"), ("slide_id", "ascending")])
+
+    def look(self, read: Callable[[lance.LanceDataset], _T]) -> _T:
+        """``read`` of the newest version, whatever `compact` does meanwhile; StoreError where it is damaged."""
         with _readable(self.path):
-            found = self.dataset().to_table(filter=where)
-            return found.sort_by([("recipe", "ascending"), ("slide_id", "ascending")])
+            return newest(self.path, read)
 
     def rows(self, recipe: str | None = None) -> list[SlideRow]:
         """``table`` as records."""
@@ -156,14 +161,15 @@ class Registry:
 
     def recipes_with_tiles(self) -> set[str]:
         """Keys of the recipes under which at least one slide has tiles; one column is read."""
-        with _readable(self.path):
-            found = self.dataset().to_table(columns=["recipe"], filter="status = 'done' AND tiles > 0")
-            return set(found.column("recipe").to_pylist())
+        return set(self._column("recipe", "status = 'done' AND tiles > 0"))
 
     def slide_ids(self) -> set[str]:
         """The ids of all slides, whatever their recipe; one column is read."""
-        with _readable(self.path):
-            return set(self.dataset().to_table(columns=["slide_id"]).column("slide_id").to_pylist())
+        return set(self._column("slide_id"))
+
+    def _column(self, name: str, where: str | None = None) -> list[str]:
+        found = self.look(lambda table: table.to_table(columns=[name], filter=where))
+        return list(found.column(name).to_pylist())
 
     def some(self, recipe: str, slide_ids: Iterable[str]) -> dict[str, SlideRow]:
         """The rows of those slides, by id, where there are any; reading all of them takes seconds from 100,000 on."""
@@ -173,19 +179,16 @@ class Registry:
 
     def get(self, recipe: str, slide_id: str) -> SlideRow | None:
         """One row, or None."""
-        key = registry_key(recipe, slide_id).replace("'", "''")
-        with _readable(self.path):
-            return next(iter(_records(self.dataset().to_table(filter=f"key = '{key}'"))), None)
+        return next(iter(_records(self._table(f"key = {quoted(registry_key(recipe, slide_id))}"))), None)
 
     def rows_in(
         self, table: lance.LanceDataset, fragments: Sequence[lance.LanceFragment], recipe: str
     ) -> list[SlideRow]:
-        """The rows of one recipe in those fragments of a version of the table."""
+        """The rows of one recipe in those fragments of a version of the table, for `look`."""
         if not fragments:
             return []
-        with _readable(self.path):
-            where = f"recipe = {quoted(recipe)}"
-            return _records(table.scanner(fragments=list(fragments), filter=where).to_table())
+        where = f"recipe = {quoted(recipe)}"
+        return _records(table.scanner(fragments=list(fragments), filter=where).to_table())
 
     def put(self, rows: Iterable[SlideRow]) -> None:
         """Insert or update rows by key, in one version.

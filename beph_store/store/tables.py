@@ -21,7 +21,7 @@ from beph_store.objects import explain, is_storage_error, storage_options
 from beph_store.store.layout import LANCE_VERSION, is_dataset
 from beph_store.store.place import ObjectPath, Place
 
-#: How often a commit is tried again whose answer was an error.
+#: How often a commit is tried again whose answer was an error, and a read that a compaction overtook.
 _TRIES = 4
 _ROWS_PER_FILE = 1 << 30  # never split a slide
 _T = TypeVar("_T")
@@ -42,6 +42,22 @@ def open_table(where: Place) -> lance.LanceDataset:
     """The newest version of a table."""
     with lance_errors(where):
         return lance.dataset(str(where), storage_options=storage_options(str(where)))
+
+
+def newest(where: Place, read: Callable[[lance.LanceDataset], _T]) -> _T:
+    """``read`` of the newest version of a table, and of a newer one where `compact` took that away meanwhile."""
+    for left in reversed(range(_TRIES)):
+        version = None
+        try:
+            table = open_table(where)
+            version = table.version
+            with lance_errors(where):
+                return read(table)
+        except (OSError, ValueError, RuntimeError) as error:
+            gone = "not found" in str(error).lower()
+            if not (left and gone) or (version is not None and open_table(where).version == version):
+                raise
+    raise AssertionError("not reached")
 
 
 def create_table(where: Place, schema: pa.Schema) -> None:

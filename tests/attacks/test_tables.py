@@ -267,5 +267,6 @@ def test_every_csv_that_is_written_is_known():
         "beph_store/engine/protocols/ingesting.py",
         "beph_store/testing/assemble.py",
         "beph_store/testing/synthetic.py",
+        "beph_store/testing/tutorial.py",
     }
     assert found == escaped_ones | for_programs

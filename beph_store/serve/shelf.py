@@ -90,7 +90,7 @@ class Shelf:
         """The recipe's table for searches, as the registry is now; made at the first use, which may take a while."""
         self.recipe(key)
         with self._table_lock:
-            version = int(self.store.registry.dataset().version)
+            version = self.store.registry.look(lambda table: int(table.version))
             held = self._tables.get(key)
             if held is None or held[0] != version:
                 made = open_table(str(self.store.layout.root), recipe=key, labels=self.labels_path)

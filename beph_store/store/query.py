@@ -22,9 +22,13 @@ def query(
     QueryError with the reason in one line; RecipeMismatch when the store has several recipes and none is named.
     """
     key = store.recipe(recipe).recipe.key
+    others = {name: _scan(path) for name, path in (tables or {}).items()}
     version = store.dataset(key).version
-    frames: dict[str, pl.LazyFrame] = {"tiles": store.tiles(key), "slides": store.slides(key).lazy()}
-    frames.update({name: _scan(path) for name, path in (tables or {}).items()})
+    frames: dict[str, pl.LazyFrame] = {
+        "tiles": store.tiles(key),
+        "slides": store.slides(key).lazy(),
+        **others,
+    }
     try:
         return pl.SQLContext(frames).execute(check_query(sql), eager=True)
     except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:

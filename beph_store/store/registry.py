@@ -147,8 +147,8 @@ class Registry:
         return self._table(None if recipe is None else f"recipe = {quoted(recipe)}")
 
     def _table(self, where: str | None) -> pa.Table:
-        found = self.look(lambda table: table.to_table(filter=where))
-        return found.sort_by([("recipe", "ascending"), ("slide_id", "ascending")])
+        order = [("recipe", "ascending"), ("slide_id", "ascending")]
+        return self.look(lambda table: table.to_table(filter=where).sort_by(order))
 
     def look(self, read: Callable[[lance.LanceDataset], _T]) -> _T:
         """``read`` of the newest version, whatever `compact` does meanwhile; StoreError where it is damaged."""
@@ -168,8 +168,7 @@ class Registry:
         return set(self._column("slide_id"))
 
     def _column(self, name: str, where: str | None = None) -> list[str]:
-        found = self.look(lambda table: table.to_table(columns=[name], filter=where))
-        return list(found.column(name).to_pylist())
+        return self.look(lambda table: table.to_table(columns=[name], filter=where).column(name).to_pylist())
 
     def some(self, recipe: str, slide_ids: Iterable[str]) -> dict[str, SlideRow]:
         """The rows of those slides, by id, where there are any; reading all of them takes seconds from 100,000 on."""
